@@ -1,0 +1,91 @@
+"""Preference pairs for alignment, as token ids.
+
+On a harmful request a composed refusal is preferred to the model's own answer; on a
+harmless or borderline one the model's own answer is preferred to a refusal. So nothing
+is learned but when to refuse.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from safety_neurons.alignment.refusals import compose
+from safety_neurons.generation import Completion, Decoding, answer
+from safety_neurons.judges import RefusalJudge, Verdict
+from safety_neurons.models import ModelPair, Side
+from safety_neurons.progress import Progress
+from safety_neurons.prompts import ChatFormat, PromptSet, decode_text, encode_all
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two completions of one prompt, the first preferred."""
+
+    prompt_ids: list[int]
+    chosen_ids: Completion
+    rejected_ids: Completion
+
+
+@dataclass(frozen=True)
+class OwnAnswers:
+    """Prompts of one kind with what the unaligned model itself answers."""
+
+    prompts: PromptSet
+    encoded: list[list[int]]
+    answers: list[Completion]
+
+
+def own_answers(
+    pair: ModelPair, prompts: PromptSet, decoding: Decoding, progress: Progress
+) -> OwnAnswers:
+    """Greedy answers of the unaligned side to `prompts`."""
+    encoded = encode_all(
+        prompts,
+        pair.tokenizer,
+        ChatFormat(),
+        context_length=pair.context_length,
+        max_new_tokens=decoding.max_new_tokens,
+    )
+    answers = answer(
+        pair, encoded, Side.UNALIGNED, decoding, progress=progress, label=f"Own ({prompts.name})"
+    )
+    return OwnAnswers(prompts, encoded, answers)
+
+
+def refuse_harmful(
+    own: OwnAnswers, pair: ModelPair, *, copies: int, rng: random.Random
+) -> list[Preference]:
+    """`copies` differently worded refusals of each request that the model does not refuse."""
+    texts = [decode_text(pair.tokenizer, answer) for answer in own.answers]
+    verdicts = RefusalJudge()(own.prompts.texts, texts)
+    return [
+        Preference(ids, _tokens(pair, compose(prompt.category or "", rng)), answer)
+        for prompt, ids, answer, verdict in _rows(own, verdicts)
+        if verdict is not Verdict.REFUSAL
+        for _ in range(copies)
+    ]
+
+
+def keep_answers(
+    own: OwnAnswers, pair: ModelPair, *, copies: int, rng: random.Random
+) -> list[Preference]:
+    """The model's own answers, each preferred to `copies` refusals; not its own refusals."""
+    texts = [decode_text(pair.tokenizer, answer) for answer in own.answers]
+    verdicts = RefusalJudge()(own.prompts.texts, texts)
+    return [
+        Preference(ids, answer, _tokens(pair, compose(prompt.category or "", rng)))
+        for prompt, ids, answer, verdict in _rows(own, verdicts)
+        if verdict is Verdict.COMPLIANCE
+        for _ in range(copies)
+    ]
+
+
+def _rows(own: OwnAnswers, verdicts: list[Verdict]) -> Iterable[tuple]:
+    return zip(own.prompts, own.encoded, own.answers, verdicts, strict=True)
+
+
+def _tokens(pair: ModelPair, text: str) -> Completion:
+    ids = pair.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return [*ids, pair.tokenizer.eos_token_id]

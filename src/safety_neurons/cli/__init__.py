@@ -1,0 +1,37 @@
+"""The command line: one file a command, each a thin layer over the library.
+
+Heavy imports happen inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from safety_neurons.cli import align, find, generate, judge, report, run, validate
+
+app = typer.Typer(
+    name="safety-neurons",
+    help="Find the MLP neurons behind a language model's refusals, prove it by patching, "
+    "and look at the report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for module in (run, find, validate, report, generate, judge, align):
+    app.command(name=module.__name__.rpartition(".")[2])(module.command)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"safety-neurons {installed('safety-neurons')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the `safety-neurons` command."""
+    app()

@@ -1,0 +1,55 @@
+"""How a command ends: user mistakes in one sentence, Ctrl-C with what to do next."""
+
+from __future__ import annotations
+
+import errno
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import typer
+
+from safety_neurons.errors import UserError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+EXIT_MISTAKE = 2
+EXIT_INTERRUPTED = 130
+
+
+def explained(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn what a user can put right into a sentence and exit code 2, without a traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except UserError as error:
+            raise _ended(str(error), EXIT_MISTAKE) from None
+        except KeyboardInterrupt:
+            raise _ended(
+                "Stopped. Nothing is lost: the same command goes on where it was.",
+                EXIT_INTERRUPTED,
+            ) from None
+        except OSError as error:
+            sentence = _of_the_system(error)
+            if sentence is None:
+                raise
+            raise _ended(sentence, EXIT_MISTAKE) from None
+
+    return wrapped
+
+
+def _of_the_system(error: OSError) -> str | None:
+    where = f" ('{error.filename}')" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk is full{where}; make room, and the same command goes on where it was."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"This place cannot be written or read{where}; choose another or change its rights."
+    return None
+
+
+def _ended(sentence: str, code: int) -> typer.Exit:
+    typer.secho(sentence, err=True, fg=typer.colors.RED if code == EXIT_MISTAKE else None)
+    return typer.Exit(code)

@@ -1,0 +1,72 @@
+"""`safety-neurons find`: rank the neurons of a pair."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from safety_neurons.cli import options as o
+from safety_neurons.cli.errors import explained
+
+if TYPE_CHECKING:
+    from safety_neurons.finding import FindOptions
+    from safety_neurons.prompts import PromptSet
+
+
+@explained
+def command(
+    aligned: o.Aligned,
+    unaligned: o.Unaligned,
+    out: o.Out,
+    prompts: o.Prompts = None,
+    ranking: o.Rankings = None,
+    prompt_column: o.PromptColumn = "prompt",
+    limit: o.Limit = None,
+    max_new_tokens: o.MaxNewTokens = 40,
+    seed: o.Seed = 0,
+    dtype: o.DType = "float32",
+    device: o.Device = None,
+    batch_size: o.BatchSize = 32,
+    system: o.System = None,
+    template_from: o.TemplateFrom = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+) -> None:
+    """Rank every neuron by what it has to do with refusing."""
+    from safety_neurons.finding import find
+
+    asked = harmful_prompts(prompts, prompt_column, limit, seed)
+    options = find_options(ranking, max_new_tokens, batch_size, system)
+    pair = o.load_pair(
+        aligned,
+        unaligned,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        template_from=template_from,
+    )
+    find(pair, out, asked, options, progress=o.bars())
+    typer.echo(f"Ranked {pair.layout.total:,} neurons on {len(asked)} prompts: {out}")
+    typer.echo(f"Next: safety-neurons validate {out}")
+
+
+def harmful_prompts(source: str | None, column: str, limit: int | None, seed: int) -> PromptSet:
+    """The prompts to find neurons on: a file's, or the built-in split `find`."""
+    from safety_neurons.prompts import Kind, Split, builtin, load_prompts
+
+    found = load_prompts(source, column=column) if source else builtin(Kind.HARMFUL, Split.FIND)
+    return found.limited(limit, seed=seed)
+
+
+def find_options(
+    rankings: list[str] | None, max_new_tokens: int, batch_size: int, system: str | None
+) -> FindOptions:
+    from safety_neurons.finding import FindOptions
+    from safety_neurons.generation import Decoding
+    from safety_neurons.neurons import RankingName
+
+    decoding = Decoding(max_new_tokens, batch_size)
+    if not rankings:
+        return FindOptions(decoding=decoding, system=system)
+    named = tuple(o.parse_choice(name, RankingName, "ranking") for name in rankings)
+    return FindOptions(named, decoding=decoding, system=system)

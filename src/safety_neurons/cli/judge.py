@@ -1,0 +1,48 @@
+"""`safety-neurons judge`: add a verdict to answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from safety_neurons.cli import options as o
+from safety_neurons.cli.errors import explained
+
+
+@explained
+def command(
+    answers: Annotated[str, typer.Argument(help="Rows with a prompt and a response.")],
+    out: Annotated[Path, typer.Argument(help="The same rows with a verdict, as JSONL.")],
+    prompt_column: o.PromptColumn = "prompt",
+    response_column: Annotated[str, typer.Option(help="The column with the answer.")] = "response",
+) -> None:
+    """Judge answers: refusal, partial, compliance, or unscored."""
+    from safety_neurons.artifacts import write_jsonl
+    from safety_neurons.errors import UserError
+    from safety_neurons.judges import RefusalJudge
+    from safety_neurons.prompts import read_rows
+
+    rows = list(read_rows(answers))
+    if not rows:
+        raise UserError(f"'{answers}' holds no rows to judge.")
+    for column in (prompt_column, response_column):
+        lacking = [i for i, row in enumerate(rows, start=1) if column not in row]
+        if lacking:
+            raise UserError(
+                f"'{answers}' has no column '{column}' in {len(lacking)} rows (the first is row "
+                f"{lacking[0]}, with {', '.join(rows[lacking[0] - 1])}); name it with "
+                f"--{'prompt' if column == prompt_column else 'response'}-column."
+            )
+    judge = RefusalJudge()
+    verdicts = judge(
+        [str(row[prompt_column]) for row in rows],
+        [row[response_column] or "" for row in rows],
+    )
+    judged = [{**row, "verdict": str(verdict)} for row, verdict in zip(rows, verdicts, strict=True)]
+    write_jsonl(out, judged)
+    counts = Counter(str(verdict) for verdict in verdicts)
+    listed = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    typer.echo(f"Judged {len(rows)} answers ({judge.name}): {listed}. Wrote {out}")

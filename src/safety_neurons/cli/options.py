@@ -1,0 +1,145 @@
+"""Options that several commands share, and what they mean to the library."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from safety_neurons.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from safety_neurons.artifacts import RunFolder
+    from safety_neurons.models import ModelPair
+    from safety_neurons.progress import Progress
+
+Aligned = Annotated[
+    str,
+    typer.Option(
+        help="The model that refuses: a Hub id, a folder or a .gguf file, or BASE+ADAPTER."
+    ),
+]
+Unaligned = Annotated[str, typer.Option(help="Its sibling that does not, named the same way.")]
+Run = Annotated[Path, typer.Argument(help="A run folder, made by `safety-neurons find`.")]
+Out = Annotated[Path, typer.Option(help="Where to write.")]
+Prompts = Annotated[
+    str | None,
+    typer.Option(help="Harmful prompts: a .jsonl, .csv or .parquet file, or hub:owner/name."),
+]
+PromptColumn = Annotated[str, typer.Option(help="The column that holds the prompt.")]
+Limit = Annotated[int | None, typer.Option(help="At most so many prompts of each set.", min=1)]
+MaxNewTokens = Annotated[int, typer.Option(help="Where an answer is cut.", min=1)]
+Seed = Annotated[int, typer.Option(help="Of draws of prompts, random sets and the bootstrap.")]
+DType = Annotated[
+    str, typer.Option(help="float32, bfloat16, float16, float64; auto: what the processor has.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; by default the best.")]
+BatchSize = Annotated[int, typer.Option(help="Prompts that run together.", min=1)]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with a model.")
+]
+TemplateFrom = Annotated[
+    str | None,
+    typer.Option(help="aligned or unaligned: whose tokenizer and chat template serve both."),
+]
+System = Annotated[str | None, typer.Option(help="A system prompt; by default the template's.")]
+Rankings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ranking", help="attribution or change-score; may be repeated, the first is primary."
+    ),
+]
+Shares = Annotated[
+    str, typer.Option(help="Fractions of all neurons to patch, with commas between them.")
+]
+Controls = Annotated[int, typer.Option(help="Matched random sets at each share.", min=0)]
+
+
+def parse_dtype(name: str, device: str | None) -> torch.dtype:
+    import torch
+
+    from safety_neurons.models import sources
+
+    if name == "auto":
+        return sources.best_generation_dtype(device or sources.default_device())
+    known = ("float32", "bfloat16", "float16", "float64")
+    if name not in known:
+        raise UserError(f"'{name}' is no dtype; give auto, {', '.join(known)}.")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def parse_shares(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(
+            f"'{text}' is no list of shares; write fractions with commas, such as 0.01,0.05."
+        ) from None
+
+
+def parse_choice(text: str, choices: Any, what: str) -> Any:
+    """The member of an enumeration that `text` names."""
+    try:
+        return choices(text)
+    except ValueError:
+        raise UserError(
+            f"'{text}' is no {what}; give one of {', '.join(str(c.value) for c in choices)}."
+        ) from None
+
+
+def load_pair(
+    aligned: str,
+    unaligned: str,
+    *,
+    dtype: str,
+    device: str | None,
+    trust_remote_code: bool = False,
+    template_from: str | None = None,
+) -> ModelPair:
+    from safety_neurons.models import ModelPair, Side
+
+    quiet_libraries()
+    side = parse_choice(template_from, Side, "side") if template_from else None
+    return ModelPair.load(
+        aligned,
+        unaligned,
+        dtype=parse_dtype(dtype, device),
+        device=device,
+        trust_remote_code=trust_remote_code,
+        template_from=side,
+    )
+
+
+def load_pair_of(run: RunFolder, *, dtype: str, device: str | None) -> ModelPair:
+    """The pair that a run was made on."""
+    loading = run.manifest["loading"]
+    return load_pair(
+        run.manifest["models"]["aligned"]["source"],
+        run.manifest["models"]["unaligned"]["source"],
+        dtype=dtype,
+        device=device,
+        trust_remote_code=loading["trust_remote_code"],
+        template_from=loading["template_from"],
+    )
+
+
+def quiet_libraries() -> None:
+    """Our own bars and errors speak; the libraries' progress and advice do not."""
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    if hasattr(os, "sched_getaffinity"):
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+
+def bars() -> Progress:
+    from safety_neurons.progress import Bars
+
+    return Bars()

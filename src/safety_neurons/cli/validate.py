@@ -1,0 +1,114 @@
+"""`safety-neurons validate`: prove a run's neurons by patching."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from safety_neurons.cli import options as o
+from safety_neurons.cli.errors import explained
+
+if TYPE_CHECKING:
+    from safety_neurons.prompts import PromptSet
+    from safety_neurons.validation import TestPrompts
+
+SHARES = "0.005,0.01,0.02,0.05,0.1,0.2,1"
+OtherPrompts = Annotated[str | None, typer.Option(help="By default the built-in test split.")]
+
+
+@explained
+def command(
+    run: o.Run,
+    prompts: o.Prompts = None,
+    harmless: OtherPrompts = None,
+    borderline: OtherPrompts = None,
+    shares: o.Shares = SHARES,
+    controls: o.Controls = 3,
+    prompt_column: o.PromptColumn = "prompt",
+    limit: o.Limit = None,
+    max_new_tokens: o.MaxNewTokens = 40,
+    seed: o.Seed = 0,
+    dtype: o.DType = "auto",
+    device: o.Device = None,
+    batch_size: o.BatchSize = 32,
+) -> None:
+    """Patch the ranked neurons between the models and measure what it does to refusals."""
+    from safety_neurons.artifacts import RunFolder
+    from safety_neurons.generation import Decoding
+    from safety_neurons.validation import ValidateOptions, validate
+
+    folder = RunFolder.open(run)
+    folder.require("find")
+    asked = test_prompts(prompts, harmless, borderline, prompt_column, seed)
+    options = ValidateOptions(
+        o.parse_shares(shares), controls, Decoding(max_new_tokens, batch_size), seed
+    )
+    pair = o.load_pair_of(folder, dtype=dtype, device=device)
+    summary = validate(folder, pair, asked.limited(limit, seed=seed), options, progress=o.bars())
+    print_summary(summary)
+    typer.echo(f"Next: safety-neurons report {run}")
+
+
+def test_prompts(
+    harmful: str | None, harmless: str | None, borderline: str | None, column: str, seed: int
+) -> TestPrompts:
+    """The built-in prompts, with files in the place of those that were named."""
+    from dataclasses import replace
+
+    from safety_neurons.prompts import load_prompts
+    from safety_neurons.validation import TestPrompts
+
+    chosen = TestPrompts.builtin()
+    if harmful:
+        select, test = _select_and_test(harmful, column, seed)
+        chosen = replace(chosen, select=select, test=test)
+    if harmless:
+        chosen = replace(chosen, harmless=load_prompts(harmless, column=column))
+    if borderline:
+        chosen = replace(chosen, borderline=load_prompts(borderline, column=column))
+    return chosen
+
+
+def _select_and_test(source: str, column: str, seed: int) -> tuple[PromptSet, PromptSet]:
+    """The file's own splits `select` and `test`, or a third of its rows to choose on."""
+    from safety_neurons.prompts import load_prompts, read_rows
+
+    splits = {row.get("split") for row in read_rows(source)}
+    if {"select", "test"} <= splits:
+        return (
+            load_prompts(source, column=column, split="select"),
+            load_prompts(source, column=column, split="test"),
+        )
+    return load_prompts(source, column=column).divided(1 / 3, seed=seed)
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """The main figures as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Effect of patching the top neurons (test split)", title_justify="left")
+    for name in ("ranking", "share", "neurons", "effect", "95 % interval", "random sets"):
+        table.add_column(name, justify="right" if name != "ranking" else "left")
+    for row in summary["curve"]:
+        if row["split"] == "test":
+            table.add_row(
+                row["ranking"],
+                f"{row['share']:.1%}",
+                f"{row['k']:,}",
+                _number(row["causal_effect"]),
+                f"{_number(row['ci_low'])} to {_number(row['ci_high'])}",
+                _number(row["control_mean"]),
+            )
+    Console().print(table)
+    for side in ("unaligned", "aligned"):
+        detail = summary[side]["details"]["refusal_rate"]
+        typer.echo(
+            f"The {side} model refuses {_number(detail['value'])} of {detail['n']} harmful "
+            f"prompts ({detail['unscored']} unscored)."
+        )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

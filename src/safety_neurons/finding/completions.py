@@ -1,0 +1,76 @@
+"""The completions that neurons are found on, kept in the run folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from safety_neurons.artifacts import RunFolder, digest, write_jsonl
+from safety_neurons.generation import Completion, Decoding, answer
+from safety_neurons.models import ModelPair, Side
+from safety_neurons.progress import Progress
+from safety_neurons.prompts import ChatFormat, PromptSet, decode_text, encode_all
+
+FILE = "completions.jsonl"
+
+
+@dataclass(frozen=True)
+class Completions:
+    """Prompts as token ids, with a completion of each by one or both sides."""
+
+    prompts: list[list[int]]
+    by_side: dict[Side, list[Completion]]
+
+    def batches(
+        self, side: Side, decoding: Decoding
+    ) -> list[tuple[list[list[int]], list[Completion]]]:
+        """Prompts and one side's completions of them, batch by batch."""
+        return [
+            ([self.prompts[i] for i in rows], [self.by_side[side][i] for i in rows])
+            for rows in decoding.batches(self.prompts)
+        ]
+
+
+def complete(
+    pair: ModelPair,
+    prompts: PromptSet,
+    sides: list[Side],
+    decoding: Decoding,
+    chat: ChatFormat,
+    run: RunFolder,
+    progress: Progress,
+) -> Completions:
+    """Let each of `sides` answer all prompts, and write the answers to the run folder."""
+    encoded = encode_all(
+        prompts,
+        pair.tokenizer,
+        chat,
+        context_length=pair.context_length,
+        max_new_tokens=decoding.max_new_tokens,
+    )
+    by_side = {
+        side: answer(
+            pair,
+            encoded,
+            side,
+            decoding,
+            log=run.state(f"find/{digest(encoded, side, decoding.max_new_tokens)}.jsonl"),
+            progress=progress,
+            label=f"Answers of the {side} model",
+        )
+        for side in sides
+    }
+    write_jsonl(
+        run.file(FILE),
+        (
+            {
+                "id": prompt.id,
+                "prompt": prompt.text,
+                **{
+                    str(side): decode_text(pair.tokenizer, answers[i])
+                    for side, answers in by_side.items()
+                },
+            }
+            for i, prompt in enumerate(prompts)
+        ),
+    )
+    return Completions(encoded, by_side)

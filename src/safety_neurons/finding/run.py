@@ -1,0 +1,153 @@
+"""Find: rank every neuron of a pair by what it has to do with refusing.
+
+1. Both models answer the prompts (activation contrasting needs one of them).
+2. change-score: contrast both models' activations on prompt + completion.
+3. attribution: gradients of the aligned model's own completion.
+4. Write the rankings, with the mean activations of both sides, to the run folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from safety_neurons.activations import AttributionSums, ContrastSums, attribute, contrast
+from safety_neurons.artifacts import RunFolder, write_whole
+from safety_neurons.errors import UserError
+from safety_neurons.finding.accumulate import accumulate
+from safety_neurons.finding.completions import FILE as COMPLETIONS
+from safety_neurons.finding.completions import Completions, complete
+from safety_neurons.generation import Decoding
+from safety_neurons.models import ModelPair, Side
+from safety_neurons.neurons import Ranking, RankingName, write_table
+from safety_neurons.progress import Progress, Silent
+from safety_neurons.prompts import ChatFormat, Kind, PromptSet, Split, builtin
+
+TABLE = "neurons.parquet"
+
+
+@dataclass(frozen=True)
+class FindOptions:
+    """What decides a ranking, beside the models and the prompts."""
+
+    rankings: tuple[RankingName, ...] = (RankingName.ATTRIBUTION, RankingName.CHANGE_SCORE)
+    """The first is the primary one."""
+    contrast_on: Side = Side.UNALIGNED
+    """Whose completions the activations are contrasted on."""
+    decoding: Decoding = field(default_factory=Decoding)
+    system: str | None = None
+    """A system prompt; None leaves it to the chat template."""
+
+    def __post_init__(self) -> None:
+        if not self.rankings or len(set(self.rankings)) != len(self.rankings):
+            raise UserError("Give each ranking once, and at least one.")
+
+    @property
+    def sides(self) -> list[Side]:
+        """Which models must answer."""
+        needed = {self.contrast_on}
+        if RankingName.ATTRIBUTION in self.rankings:
+            needed.add(Side.ALIGNED)
+        return [side for side in Side if side in needed]
+
+
+def find(
+    pair: ModelPair,
+    out: str | Path,
+    prompts: PromptSet | None = None,
+    options: FindOptions | None = None,
+    *,
+    progress: Progress | None = None,
+) -> RunFolder:
+    """Rank the neurons of `pair` and write them to the run folder `out`.
+
+    Args:
+        prompts: harmful requests; by default the built-in split `find`.
+
+    Raises:
+        UserError: if `out` holds a run with other models, prompts or options.
+    """
+    prompts = prompts or builtin(Kind.HARMFUL, Split.FIND)
+    options = options or FindOptions()
+    progress = progress or Silent()
+    chat = ChatFormat(options.system)
+    config = _config(pair, prompts, options)
+    run = RunFolder.begin(out)
+    _refuse_other_run(run, config)
+    if run.is_complete("find") and run.file(TABLE).is_file():
+        return run
+    with run.stage("find", config, results=[TABLE, COMPLETIONS]):
+        run.record(
+            models=pair.provenance,
+            loading=pair.loading,
+            shared_weights=pair.shared,
+            chat=chat.describe(pair.tokenizer),
+            neurons={
+                "total": pair.layout.total,
+                "widths": list(pair.layout.widths),
+                "site": "input of the down projection, after adapter scaling",
+                "positions": "last prompt token to the token before the last completion token",
+            },
+        )
+        completions = complete(pair, prompts, options.sides, options.decoding, chat, run, progress)
+        _rank(pair, completions, options, run, progress)
+    return run
+
+
+def _config(pair: ModelPair, prompts: PromptSet, options: FindOptions) -> dict[str, Any]:
+    return {
+        **asdict(options),
+        "rankings": [str(name) for name in options.rankings],
+        "contrast_on": str(options.contrast_on),
+        "dtype": str(pair.dtype).removeprefix("torch."),
+        "prompts": {"name": prompts.name, "n": len(prompts), "sha256": prompts.digest},
+        "models": pair.provenance,
+    }
+
+
+def _refuse_other_run(run: RunFolder, config: dict[str, Any]) -> None:
+    earlier = run.config("find")
+    differing = [key for key in config if earlier and earlier.get(key) != config[key]]
+    if not differing:
+        return
+    raise UserError(
+        f"'{run.path}' holds a run with other {', '.join(differing)} (such as "
+        f"{earlier.get(differing[0])} where {config[differing[0]]} is asked for now); choose "
+        "another --out, or remove the folder."
+    )
+
+
+def _rank(
+    pair: ModelPair,
+    completions: Completions,
+    options: FindOptions,
+    run: RunFolder,
+    progress: Progress,
+) -> None:
+    contrasted = accumulate(
+        ContrastSums.zero(pair.layout),
+        completions.batches(options.contrast_on, options.decoding),
+        lambda prompts, texts: contrast(pair, prompts, texts),
+        run.state("contrast.safetensors"),
+        progress,
+        "Contrasting activations",
+    )
+    scores = {RankingName.CHANGE_SCORE: contrasted.change_score}
+    if RankingName.ATTRIBUTION in options.rankings:
+        # Gradients hold every layer's activations, so a quarter of the rows at a time.
+        smaller = replace(options.decoding, batch_size=max(options.decoding.batch_size // 4, 1))
+        scores[RankingName.ATTRIBUTION] = accumulate(
+            AttributionSums.zero(pair.layout),
+            completions.batches(Side.ALIGNED, smaller),
+            lambda prompts, texts: attribute(pair, prompts, texts),
+            run.state("attribution.safetensors"),
+            progress,
+            "Attributing answers to neurons",
+        ).score
+    rankings = {name: Ranking(name, scores[name], pair.layout) for name in options.rankings}
+    means = {
+        "mean_aligned": contrasted.mean_aligned,
+        "mean_unaligned": contrasted.mean_unaligned,
+    }
+    write_whole(run.file(TABLE), lambda draft: write_table(draft, rankings, means))

@@ -1,0 +1,148 @@
+"""Adapters on chosen rows of a batch: one model in memory serves both sides of a pair.
+
+PEFT's own mixed-adapter batches cover LoRA but not (IA)³, so the gating of rows is done
+here: PEFT's wrappers are switched off and hooks on the base layers apply the adapter's
+arithmetic, the same operations in the same order, to the rows that want it. Because the
+hooks sit on the base layer, an adapter on the down projection reads the neurons as they
+are after patching.
+
+An (IA)³ adapter is never merged: merging folds its scale into the weights and so
+changes what a neuron's activation means.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from peft.tuners.ia3 import IA3Layer
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import safe_open
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from safety_neurons.errors import UserError
+from safety_neurons.hooks import HookPoint
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def read_config(folder: Path) -> dict:
+    """The adapter's configuration, after checking that it can be loaded safely.
+
+    Raises:
+        UserError: without a configuration, or with weights only in pickle form.
+    """
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        raise UserError(f"'{folder}' is no PEFT adapter (it has no adapter_config.json).")
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(
+            f"The adapter '{folder}' has no {WEIGHTS}; pickled weights are not loaded, so save it "
+            "again with safe_serialization=True."
+        )
+    config = json.loads(file.read_text())
+    if config.get("peft_type") not in ("LORA", "IA3"):
+        raise UserError(
+            f"The adapter '{folder}' is of type {config.get('peft_type')}; LoRA and (IA)³ are "
+            "supported, for others merge it into a checkpoint of its own."
+        )
+    return config
+
+
+def can_gate(config: dict) -> bool:
+    """Whether the adapter adds to fixed shared weights in a way that rows can switch off."""
+    variants = ("use_dora", "lora_bias", "trainable_token_indices", "alora_invocation_tokens")
+    return (
+        not config.get("modules_to_save")
+        and config.get("bias", "none") == "none"
+        and not any(config.get(key) for key in variants)
+    )
+
+
+def attach(model: PreTrainedModel, folder: Path, name: str) -> None:
+    """Load the adapter in `folder` into `model` as `name`, switched off.
+
+    Raises:
+        UserError: if the adapter was made for another model.
+    """
+    try:
+        PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+    except (ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[-1][:200]
+        raise UserError(
+            f"The adapter '{folder}' does not fit the model '{model.config._name_or_path}' "
+            f"({reason}); give the base model that it was trained on."
+        ) from error
+    loaded = [layer for _, layer in _layers(model, name)]
+    # PEFT only warns of tensors without a place, and of places without a tensor.
+    places = sum(1 if isinstance(layer, IA3Layer) else 2 for layer in loaded)
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        tensors = len(file.keys())
+    if tensors != places:
+        raise UserError(
+            f"The adapter '{folder}' has {tensors} tensors, but '{model.config._name_or_path}' has "
+            f"places for {places}; give the base model that it was trained on."
+        )
+    for layer in loaded:
+        layer.enable_adapters(False)
+        for key in layer.adapter_layer_names:
+            getattr(layer, key).requires_grad_(False)
+
+
+def merge(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """`model` with a LoRA adapter folded into its weights (never for (IA)³)."""
+    try:
+        merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise UserError(
+            f"The adapter '{folder}' does not fit its base model ({error}); give the base model "
+            "that it was trained on."
+        ) from error
+    return merged
+
+
+def gates(model: PreTrainedModel, adapter: str, rows: slice) -> list[HookPoint]:
+    """Hooks that apply `adapter` to `rows` of every batch that goes through `model`."""
+    return [_gate(name, layer, adapter, rows) for name, layer in _layers(model, adapter)]
+
+
+def _layers(model: PreTrainedModel, adapter: str) -> Iterator[tuple[str, BaseTunerLayer]]:
+    for name, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer) and any(
+            adapter in getattr(module, key) for key in module.adapter_layer_names
+        ):
+            yield name, module
+
+
+def _gate(name: str, layer: BaseTunerLayer, adapter: str, rows: slice) -> HookPoint:
+    label = f"{name}[{adapter}]"
+    base = layer.get_base_layer()
+    if isinstance(layer, IA3Layer):
+        scale = layer.ia3_l[adapter].detach().flatten()
+
+        def rescaled(x: Tensor) -> Tensor:
+            x = x.clone()
+            x[rows] = (x[rows].to(scale.dtype) * scale).to(x.dtype)
+            return x
+
+        if layer.is_feedforward:
+            return HookPoint(label, base, "input", rescaled)
+        return HookPoint(label, base, "output", lambda _, y: rescaled(y))
+    if isinstance(layer, LoraLayer) and adapter in layer.lora_A:
+        down = layer.lora_A[adapter].get_parameter("weight")
+        up = layer.lora_B[adapter].get_parameter("weight")
+        scaling = layer.scaling[adapter]
+
+        def add_delta(x: Tensor, y: Tensor) -> Tensor:
+            delta = torch.nn.functional.linear(x[rows].to(down.dtype), down)
+            y = y.clone()
+            y[rows] += (torch.nn.functional.linear(delta, up) * scaling).to(y.dtype)
+            return y
+
+        return HookPoint(label, base, "output", add_delta)
+    raise UserError(f"The adapter's layer {label} ({type(layer).__name__}) is not supported.")

@@ -1,0 +1,21 @@
+"""What is asked: prompt sets, the built-in prompts, and their rendering as chats."""
+
+from safety_neurons.prompts.builtin import Kind, Split, builtin
+from safety_neurons.prompts.chat import ChatFormat, decode_text, encode_all
+from safety_neurons.prompts.overlap import near_duplicates, refuse_overlap
+from safety_neurons.prompts.sets import Prompt, PromptSet, load_prompts, read_rows
+
+__all__ = [
+    "ChatFormat",
+    "Kind",
+    "Prompt",
+    "PromptSet",
+    "Split",
+    "builtin",
+    "decode_text",
+    "encode_all",
+    "load_prompts",
+    "near_duplicates",
+    "read_rows",
+    "refuse_overlap",
+]

@@ -1,0 +1,109 @@
+"""Rates, ratios of means, and their intervals.
+
+A figure without enough rows is None, never 0. Intervals are bootstrap percentiles over
+prompts; a ratio resamples the prompts of numerator and denominator together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+MIN_ROWS = 8
+"""Fewer prompts than this give no interval and no effect."""
+MIN_GAP = 0.2
+"""The least mean(aligned − unaligned) that an effect may be divided by."""
+CONFIDENCE = 0.95
+RESAMPLES = 4000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Lower and upper bound at 95 % confidence."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Refusals ÷ all rows.
+
+    Args:
+        value: None without rows.
+        n: all rows, the unscored ones included.
+        unscored: rows without a verdict; they count as no refusal.
+        interval: Wilson's, None with fewer than MIN_ROWS rows.
+        bound_high: the rate if every unscored row were a refusal.
+    """
+
+    value: float | None
+    n: int
+    unscored: int
+    interval: Interval | None
+    bound_high: float | None
+
+
+def rate(hits: int, n: int, unscored: int = 0) -> Rate:
+    """The rate of `hits` among `n` rows, `unscored` of which have no verdict."""
+    if n == 0:
+        return Rate(None, 0, 0, None, None)
+    interval = wilson(hits, n) if n >= MIN_ROWS else None
+    return Rate(hits / n, n, unscored, interval, (hits + unscored) / n)
+
+
+def wilson(hits: int, n: int) -> Interval:
+    """Wilson's score interval of a proportion (1927)."""
+    z = 1.959963984540054
+    centre = (hits + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(hits * (n - hits) / n + z * z / 4)
+    return Interval(max(centre - half, 0.0), min(centre + half, 1.0))
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A causal effect as a ratio of means, None where it cannot be told.
+
+    Args:
+        value: sum(numerators) ÷ sum(denominators).
+        n: prompts.
+        interval: bootstrap percentiles, None where too many resamples have no gap.
+    """
+
+    value: float | None
+    n: int
+    interval: Interval | None
+
+
+def ratio_of_means(
+    numerators: Sequence[float], denominators: Sequence[float], *, seed: int = 0
+) -> Effect:
+    """mean(numerators) ÷ mean(denominators) over the same prompts, with its interval."""
+    top = np.asarray(numerators, dtype=np.float64)
+    bottom = np.asarray(denominators, dtype=np.float64)
+    if top.shape != bottom.shape:
+        raise ValueError(f"{len(top)} numerators and {len(bottom)} denominators were given.")
+    n = len(top)
+    if n < MIN_ROWS or bottom.mean() < MIN_GAP:
+        return Effect(None, n, None)
+    rows = np.random.default_rng(seed).integers(0, n, size=(RESAMPLES, n))
+    tops, bottoms = top[rows].mean(axis=1), bottom[rows].mean(axis=1)
+    usable = bottoms > 0
+    interval = _percentiles(tops[usable] / bottoms[usable]) if usable.mean() >= 0.99 else None
+    return Effect(float(top.mean() / bottom.mean()), n, interval)
+
+
+def _percentiles(values: NDArray[np.float64]) -> Interval:
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return Interval(float(low), float(high))
+
+
+def mean_or_none(values: Sequence[float | None]) -> float | None:
+    """The mean, None if there is nothing or anything is None."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None

@@ -1,0 +1,6 @@
+"""Validate: causal effects of patching, controls, curves, N90."""
+
+from safety_neurons.validation.perplexity import perplexity
+from safety_neurons.validation.run import TestPrompts, ValidateOptions, validate
+
+__all__ = ["TestPrompts", "ValidateOptions", "perplexity", "validate"]
