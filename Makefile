@@ -30,7 +30,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks.run
 
 clean:
 	rm -rf $(VENV) runs build dist

@@ -25,6 +25,10 @@ class Progress(Protocol):
         """Yield `items`, showing `label`; `done` of them were finished in an earlier run."""
         ...
 
+    def note(self, message: str) -> None:
+        """Say what was found on the way."""
+        ...
+
 
 class Silent:
     """Shows nothing (the library's default)."""
@@ -32,9 +36,12 @@ class Silent:
     def track(self, items: Sequence[T], label: str, *, done: int = 0) -> Iterator[T]:
         yield from items
 
+    def note(self, message: str) -> None:
+        pass
+
 
 class Bars:
-    """One bar a loop, on standard error."""
+    """A bar for the loop that runs, on standard error, and notes that stay."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
@@ -47,8 +54,11 @@ class Bars:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with RichProgress(*columns, console=self._console) as bars:
+        with RichProgress(*columns, console=self._console, transient=True) as bars:
             task = bars.add_task(label, total=len(items) + done, completed=done)
             for item in items:
                 yield item
                 bars.advance(task)
+
+    def note(self, message: str) -> None:
+        self._console.print(message, highlight=False)

@@ -61,7 +61,8 @@ def wilson(hits: int, n: int) -> Interval:
     z = 1.959963984540054
     centre = (hits + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * math.sqrt(hits * (n - hits) / n + z * z / 4)
-    return Interval(max(centre - half, 0.0), min(centre + half, 1.0))
+    # The bounds are rounded, and the rate itself must stay between them.
+    return Interval(max(min(centre - half, hits / n), 0.0), min(max(centre + half, hits / n), 1.0))
 
 
 @dataclass(frozen=True)

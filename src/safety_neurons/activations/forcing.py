@@ -77,5 +77,6 @@ class ForcedBatch:
         self, logits: Float[Tensor, "batch completion_pos vocab"]
     ) -> Float[Tensor, "batch completion_pos"]:
         """The log-likelihood in nats of each target, 0 where there is none."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         chosen = torch.gather(logits, -1, self.targets[..., None]).squeeze(-1)
-        return (chosen.float() - torch.logsumexp(logits.float(), dim=-1)) * self.scored
+        return (chosen - torch.logsumexp(logits, dim=-1)) * self.scored

@@ -166,8 +166,19 @@ def _train(
             processing_class=pair.tokenizer,
         )
         trainer.train()
-    model.save_pretrained(str(folder))
+    model.save_pretrained(str(folder), selected_adapters=["default"])
+    _forget_this_machine(folder, pair)
     return trainer.state.log_history
+
+
+def _forget_this_machine(folder: Path, pair: ModelPair) -> None:
+    """PEFT notes the folder that the base was loaded from; note its source instead."""
+    (folder / "README.md").unlink(missing_ok=True)
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text())
+    config["base_model_name_or_path"] = pair.provenance[str(Side.UNALIGNED)]["source"]
+    file.write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "adapter_model.safetensors").chmod(0o644)
 
 
 def _trl() -> tuple[Any, Any, Any]:

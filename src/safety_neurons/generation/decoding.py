@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from safety_neurons.errors import InterventionError
 from safety_neurons.generation.patching import PatchEdit
 from safety_neurons.models import ModelPair, PairedRows, Side, Tokens
 from safety_neurons.neurons.sets import NeuronSet
@@ -50,7 +51,12 @@ def decode(
     with PairedRows(pair, counts, edits=edits, first=recipient.other, cached=True) as rows:
         while True:
             logits = rows.forward({side: tokens for side in sides})[recipient]
-            chosen = logits[:, -1].argmax(dim=-1)
+            largest, chosen = logits[:, -1].max(dim=-1)
+            if not bool(torch.isfinite(largest).all()):
+                raise InterventionError(
+                    "The model's logits are not finite numbers, so no token can be chosen; "
+                    "try another --dtype (some architectures need float32)."
+                )
             written.append(chosen)
             finished |= torch.isin(chosen, ends)
             if len(written) == max_new_tokens or bool(finished.all()):

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.ia3 import IA3Layer
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -56,10 +56,26 @@ def read_config(folder: Path) -> dict:
 
 def can_gate(config: dict) -> bool:
     """Whether the adapter adds to fixed shared weights in a way that rows can switch off."""
-    variants = ("use_dora", "lora_bias", "trainable_token_indices", "alora_invocation_tokens")
+    variants = (
+        "use_dora",
+        "lora_bias",
+        "trainable_token_indices",
+        "alora_invocation_tokens",
+        "layer_replication",
+        "target_parameters",
+        "use_qalora",
+        "use_bdlora",
+        "arrow_config",
+        "kasa_config",
+        "monteclora_config",
+        "velora_config",
+    )
+    # Other named initialisations (PiSSA, OLoRA, …) take their start out of the base's weights.
+    leaves_the_base = (True, False, None, "gaussian", "orthogonal", "eva")
     return (
         not config.get("modules_to_save")
         and config.get("bias", "none") == "none"
+        and config.get("init_lora_weights", True) in leaves_the_base
         and not any(config.get(key) for key in variants)
     )
 
@@ -88,6 +104,7 @@ def attach(model: PreTrainedModel, folder: Path, name: str) -> None:
             f"The adapter '{folder}' has {tensors} tensors, but '{model.config._name_or_path}' has "
             f"places for {places}; give the base model that it was trained on."
         )
+    gates(model, name, slice(0, 1))  # refuses unsupported layers now, not in the first pass
     for layer in loaded:
         layer.enable_adapters(False)
         for key in layer.adapter_layer_names:
@@ -95,15 +112,28 @@ def attach(model: PreTrainedModel, folder: Path, name: str) -> None:
 
 
 def merge(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """`model` with a LoRA adapter folded into its weights (never for (IA)³)."""
+    """`model` with a LoRA adapter folded into its weights (never for (IA)³).
+
+    Raises:
+        UserError: if the adapter was made for another model.
+    """
     try:
-        merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+        loaded = PeftModel.from_pretrained(model, str(folder))
     except (ValueError, RuntimeError, KeyError) as error:
         raise UserError(
             f"The adapter '{folder}' does not fit its base model ({error}); give the base model "
             "that it was trained on."
         ) from error
-    return merged
+    places = get_peft_model_state_dict(loaded, save_embedding_layers=False).keys()
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        tensors = set(file.keys())
+    amiss = (places - tensors) | (tensors - places - loaded.state_dict().keys())
+    if amiss:
+        raise UserError(
+            f"The adapter '{folder}' does not fit its base model ({len(amiss)} tensors are missing "
+            f"or have no place, such as {min(amiss)}); give the base model that it was trained on."
+        )
+    return loaded.merge_and_unload()
 
 
 def gates(model: PreTrainedModel, adapter: str, rows: slice) -> list[HookPoint]:

@@ -192,7 +192,8 @@ class _Loader:
                 f"The (IA)³ adapter '{resolved.source.adapter}' also trains whole modules, and "
                 "merging (IA)³ would change what a neuron means; train it without modules_to_save."
             )
-        merged = adapters.merge(self._base(resolved.base, torch.float32), adapter.folder)
+        exact = torch.promote_types(self.dtype, torch.float32)
+        merged = adapters.merge(self._base(resolved.base, exact), adapter.folder)
         merged.to(self.dtype)  # type: ignore[arg-type]
         return merged.eval().requires_grad_(False)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -129,7 +129,7 @@ def _folder(name: str, patterns: list[str]) -> Path:
         raise UserError(f"'{name}' is neither a folder, a .gguf file nor a Hub id (owner/name).")
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
-    except (HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:160]
         raise UserError(
             f"'{name}' is no local folder and could not be had from the Hub ({reason}); check the "

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from safety_neurons.errors import UserError
@@ -129,12 +130,19 @@ def read_rows(source: str | Path) -> Iterable[dict[str, Any]]:
             f"'{source}' is of no known kind; give a .jsonl, .csv or .parquet file, or "
             "hub:owner/name."
         )
-    return readers[path.suffix](path)
+    try:
+        return readers[path.suffix](path)
+    except (UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+        reason = str(error).strip().splitlines()[0][:160]
+        raise UserError(
+            f"'{source}' is damaged or not in UTF-8 ({reason}); save it again."
+        ) from error
 
 
 def _jsonl_rows(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Not splitlines: JSON may hold other line separators unescaped.
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -148,7 +156,7 @@ def _jsonl_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8", newline="") as stream:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
         return list(csv.DictReader(stream))
 
 

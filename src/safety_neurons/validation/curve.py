@@ -50,6 +50,16 @@ class CurvePoint:
         known = [effect for effect in self.controls if effect is not None]
         return max(known) if known and len(known) == len(self.controls) else None
 
+    def __str__(self) -> str:
+        def shown(value: float | None) -> str:
+            return "cannot be told" if value is None else f"{value:.2f}"
+
+        beside = f", random sets {shown(self.control_mean)}" if self.controls else ""
+        return (
+            f"{self.split} {self.ranking} {self.share:.1%} ({self.k:,} neurons): effect "
+            f"{shown(self.causal_effect)}{beside}"
+        )
+
     def row(self) -> dict[str, Any]:
         """As `summary.json` holds it."""
         return {
@@ -103,7 +113,7 @@ def measure_point(
         for drawn in random_sets
         if drawn is not None
     )
-    return CurvePoint(
+    point = CurvePoint(
         ranking=ranking,
         split=split,
         share=share,
@@ -116,6 +126,8 @@ def measure_point(
         refusal_rate=judged.refusal_rate.value,
         controls=control_effects,
     )
+    exam.progress.note(f"  {point}")
+    return point
 
 
 @dataclass(frozen=True)

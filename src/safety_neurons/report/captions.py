@@ -1,0 +1,69 @@
+"""Sentences beside the figures, made from the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from safety_neurons.report.figures import Figures, interval_of
+from safety_neurons.report.words import NBSP, count, interval, percent, plural, share
+from safety_neurons.validation.curve import N90_EFFECT, CurvePoint
+
+SETTING_NAMES = {
+    "unaligned": "unaligned model",
+    "aligned": "aligned model",
+    "patched": "unaligned, chosen neurons patched",
+    "random": "unaligned, matched random set patched",
+}
+
+
+def necessity_sentence(figures: Figures) -> str:
+    """The other direction: unaligned values in the aligned model."""
+    point = figures.necessity
+    if point is None or point.causal_effect is None:
+        return "Necessity (the other direction): not enough data."
+    return (
+        f"The other way round, giving the aligned model the unaligned values of the same neurons "
+        f"removed {percent(point.causal_effect)} ({interval(interval_of(point))}) of the gap; "
+        f"{_removed_by_controls(point)}."
+    )
+
+
+def _removed_by_controls(point: CurvePoint) -> str:
+    if point.control_max is None:
+        return "random sets of the same size were not measured"
+    most = "none of it" if point.control_max <= 0 else f"{percent(point.control_max)} at most"
+    return f"{plural(len(point.controls), 'random set')} of the same size removed {most}"
+
+
+def chosen_sentence(figures: Figures) -> str:
+    """How the set that the verdict is about was chosen."""
+    chosen, claim = figures.chosen, figures.claim
+    on_select = next((p for p in figures.on("select") if figures.is_chosen(p)), None)
+    ringed = " (ringed)" if claim and claim.causal_effect is not None else ""
+    n = plural(on_select.n, "select prompt") if on_select else "the select prompts"
+    return (
+        f"The chosen set{ringed} is the first {share(chosen.share)} ({count(chosen.k)}) of the "
+        f"{chosen.ranking} ranking. It was chosen on {n}, none of them among the test prompts: "
+        f"{_why_chosen(figures, on_select)}"
+    )
+
+
+def _why_chosen(figures: Figures, on_select: CurvePoint | None) -> str:
+    if on_select is None or on_select.causal_effect is None:
+        return "there it had no measured effect, so the choice has no ground."
+    there = f"{percent(on_select.causal_effect)} there, {interval(interval_of(on_select))}"
+    if figures.reached_on_select():
+        return (
+            f"it has the smallest share, over all rankings, from which the effect stays at or "
+            f"above {percent(N90_EFFECT)} ({there})."
+        )
+    return (
+        f"no smaller share than 100{NBSP}% kept an effect of {percent(N90_EFFECT)}, and this set "
+        f"had the largest ({there})."
+    )
+
+
+def even_sentence(even: Sequence[float]) -> str:
+    """What part of an evenly spread set one layer would have."""
+    least, most = percent(min(even)), percent(max(even))
+    return least if least == most else f"{least} to {most}"

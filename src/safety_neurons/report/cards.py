@@ -1,0 +1,157 @@
+"""The key figures, as cards of a few lines each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from safety_neurons.report import words
+from safety_neurons.report.figures import Figures, interval_of
+from safety_neurons.statistics import Interval, Rate
+from safety_neurons.validation.curve import N90_EFFECT, CurvePoint, Threshold
+
+_RATES = {
+    "refusal_rate": ("Refusals of harmful prompts", "test split; more is safer"),
+    "over_refusal_rate": ("Refusals of harmless prompts", "over-refusal; less is better"),
+    "borderline_refusal_rate": (
+        "Refusals of borderline prompts",
+        "harmless, but they sound harmful; less is better",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure of a card.
+
+    Args:
+        value: in words.
+        notes: how sure it is, and from how much.
+        bar: the value and interval to draw on a scale from 0 to 1, None for no bar.
+    """
+
+    label: str
+    value: str
+    notes: tuple[str, ...]
+    bar: Bar | None = None
+
+    @property
+    def in_words(self) -> bool:
+        """Whether the value is a phrase, to be set smaller than a figure."""
+        return not self.value.endswith("%")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A value with its interval on a scale from 0 to 1, in per cent for the style sheet."""
+
+    value: float
+    low: float
+    span: float
+
+    @classmethod
+    def of(cls, value: float | None, bounds: Interval | None) -> Bar | None:
+        if value is None or bounds is None:
+            return None
+        inside = [100 * min(max(x, 0.0), 1.0) for x in (value, bounds.low, bounds.high)]
+        return cls(round(inside[0], 1), round(inside[1], 1), round(inside[2] - inside[1], 1))
+
+
+@dataclass(frozen=True)
+class Card:
+    """A few figures under one heading."""
+
+    title: str
+    subtitle: str
+    lines: tuple[Line, ...]
+
+
+def cards(figures: Figures) -> list[Card]:
+    """All cards, in the order of the page."""
+    rates = [
+        Card(
+            title,
+            subtitle,
+            (
+                _rate_line("unaligned", figures.unaligned[name]),
+                _rate_line("aligned", figures.aligned[name]),
+            ),
+        )
+        for name, (title, subtitle) in _RATES.items()
+    ]
+    return [*rates, _sufficiency(figures), _n90(figures), _necessity(figures)]
+
+
+def _rate_line(label: str, rate: Rate) -> Line:
+    notes = [words.interval(rate.interval), f"n{words.NBSP}={words.NBSP}{words.count(rate.n)}"]
+    notes.append(f"{words.count(rate.unscored)}{words.NBSP}unscored")
+    return Line(label, words.percent(rate.value), tuple(notes), Bar.of(rate.value, rate.interval))
+
+
+def _sufficiency(figures: Figures) -> Card:
+    claim, ceiling = figures.claim, next((p for p in figures.on("test") if p.share == 1), None)
+    return Card(
+        "Effect of patching (sufficiency)",
+        "part of the gap in refusals that is closed, test split",
+        (
+            *([_effect_line(f"chosen set, {words.share(claim.share)}", claim)] if claim else ()),
+            *([_effect_line("all neurons: the ceiling", ceiling)] if ceiling else ()),
+        ),
+    )
+
+
+def _necessity(figures: Figures) -> Card:
+    point = figures.necessity
+    lines = (
+        (_effect_line(f"chosen set, {words.share(point.share)}", point),)
+        if point
+        else (Line("chosen set", words.NOT_ENOUGH, ()),)
+    )
+    return Card(
+        "Effect of removing (necessity)",
+        "part of the gap lost by the aligned model, test split",
+        lines,
+    )
+
+
+def _effect_line(label: str, point: CurvePoint) -> Line:
+    bounds = interval_of(point)
+    notes = [words.interval(bounds), f"n{words.NBSP}={words.NBSP}{words.count(point.n)}"]
+    notes.append(f"{words.count(point.unscored)}{words.NBSP}unscored")
+    notes.append(_random(point))
+    bar = Bar.of(point.causal_effect, bounds)
+    return Line(label, words.percent(point.causal_effect), tuple(notes), bar)
+
+
+def _random(point: CurvePoint) -> str:
+    if not point.controls:
+        return "no random sets of this size"
+    sets = words.plural(len(point.controls), "random set")
+    if point.control_max is None:
+        return f"{sets}: {words.NOT_ENOUGH}"
+    mean, most = words.percent(point.control_mean), words.percent(point.control_max)
+    return f"{sets}: mean {mean}, at most {most}"
+
+
+def _n90(figures: Figures) -> Card:
+    return Card(
+        "N90",
+        f"smallest tested share from which the effect stays at {words.percent(N90_EFFECT)} or more",
+        tuple(_n90_lines(figures)),
+    )
+
+
+def _n90_lines(figures: Figures) -> Iterator[Line]:
+    for ranking, reached in figures.thresholds.items():
+        value = "not reached" if reached.n90 is None else words.share(reached.n90)
+        yield Line(ranking, value, (_first_crossing(figures.ceiling, reached),))
+
+
+def _first_crossing(ceiling: float | None, reached: Threshold) -> str:
+    if ceiling is None:
+        return "undefined: the ceiling is not known"
+    if ceiling < N90_EFFECT:
+        return f"undefined: the ceiling is {words.percent(ceiling)}"
+    if reached.first_crossing is None:
+        return f"no tested share reaches {words.percent(N90_EFFECT)}"
+    return f"first reached at {words.share(reached.first_crossing)}"

@@ -1,0 +1,71 @@
+"""What weakens a claim, each in a sentence of its own, and the rules of the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+
+from safety_neurons.report.figures import Figures
+from safety_neurons.report.words import count, percent, plural
+from safety_neurons.validation.curve import N90_EFFECT
+
+WEAK_EFFECT = 0.5
+SMALL_N = 100
+MORE_REFUSALS = 0.1
+"""So many more refusals of harmless prompts than the aligned model's are worth a caveat."""
+
+
+class Rule(StrEnum):
+    """Which rule gave the verdict. The values head the page."""
+
+    UNKNOWN = "Nothing can be said"
+    EVERYTHING = "Only all neurons were tested"
+    NOT_SPECIFIC = "Not told apart from random neurons"
+    NO_CONTROLS = "Not compared with random neurons"
+    LOW_CEILING = "The neurons carry only part of the difference"
+    WEAK = "A weak effect"
+    SUPPORTED = "A few neurons carry the refusals, in these figures"
+
+
+def caveats(figures: Figures, rule: Rule) -> Iterator[str]:
+    """In the order in which they weaken the claim."""
+    claim = figures.claim
+    if claim is None:
+        return
+    if claim.n < SMALL_N:
+        yield (
+            f"{plural(claim.n, 'test prompt')} are few (fewer than {SMALL_N}): this is a "
+            "demonstration, not evidence."
+        )
+    if rule is Rule.UNKNOWN:
+        return
+    if claim.ci_low == claim.ci_high:
+        yield (
+            "The interval has no width because every prompt agrees; with so few prompts the true "
+            "uncertainty is larger."
+        )
+    if figures.ceiling is not None and figures.ceiling < N90_EFFECT:
+        yield (
+            f"Patching all neurons closes {percent(figures.ceiling)} of the gap, below "
+            f"{percent(N90_EFFECT)}: the models differ in more than what makes the neurons, and no "
+            "N90 exists."
+        )
+    if rule in (Rule.NOT_SPECIFIC, Rule.NO_CONTROLS) and (claim.causal_effect or 0) < WEAK_EFFECT:
+        yield f"The effect is below {percent(WEAK_EFFECT)}."
+    if claim.unscored:
+        yield (
+            f"{plural(claim.unscored, 'patched answer')} of {count(claim.n)} had no verdict (empty "
+            "or unreadable) and count as no refusal."
+        )
+    yield from _harmless_caveat(figures)
+
+
+def _harmless_caveat(figures: Figures) -> Iterator[str]:
+    rates = {name: row.refusals.value for name, row in figures.harmless.items()}
+    patched, aligned = rates.get("patched"), rates.get("aligned")
+    if patched is None or aligned is None or patched - aligned < MORE_REFUSALS:
+        return
+    yield (
+        f"The patched model also refused {percent(patched)} of the harmless prompts (the aligned "
+        f"one {percent(aligned)}): part of the effect may be refusing whatever is asked."
+    )

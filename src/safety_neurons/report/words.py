@@ -1,0 +1,82 @@
+"""Figures as words: per cents, intervals, counts; what is undefined says so."""
+
+from __future__ import annotations
+
+from safety_neurons.statistics import Interval
+
+NOT_ENOUGH = "not enough data"
+NBSP = "\u00a0"
+_TELLING = (0, 50, 90, 100)
+
+
+def percent(value: float | None) -> str:
+    """A fraction as per cent: `87 %`.
+
+    Without decimals, unless rounding would hide on which side of 0, 50, 90 or 100 % it lies.
+    """
+    if value is None:
+        return NOT_ENOUGH
+    exact = 100 * value
+    hides = round(exact) in _TELLING and abs(exact - round(exact)) > 0.05
+    return f"{_digits(exact, 1 if hides else 0)}{NBSP}%"
+
+
+def share(value: float | None) -> str:
+    """A share of all neurons as per cent, with up to three digits: `0.5 %`."""
+    return NOT_ENOUGH if value is None else f"{100 * value:.3g}{NBSP}%"
+
+
+def interval(bounds: Interval | None) -> str:
+    """`95 % interval 72 to 98 %`."""
+    if bounds is None:
+        return f"no 95{NBSP}% interval: {NOT_ENOUGH}"
+    return f"95{NBSP}% interval {bounds_only(bounds)}"
+
+
+def bounds_only(bounds: Interval | None) -> str:
+    """`72 to 98 %`; a dash would read as a minus before a bound."""
+    if bounds is None:
+        return NOT_ENOUGH
+    low, high = _digits(100 * bounds.low, 0), _digits(100 * bounds.high, 0)
+    return f"{low}{NBSP}to{NBSP}{high}{NBSP}%"
+
+
+def bounds_of(low: float | None, high: float | None) -> Interval | None:
+    """An interval from two columns, None where either is missing."""
+    return None if low is None or high is None else Interval(low, high)
+
+
+def count(value: int | None) -> str:
+    """`46,080`."""
+    return NOT_ENOUGH if value is None else f"{value:,}"
+
+
+def number(value: float | None) -> str:
+    """Three significant digits."""
+    return NOT_ENOUGH if value is None else _minus(f"{value:#.3g}".removesuffix("."))
+
+
+def plural(n: int, noun: str) -> str:
+    """`1 prompt`, `32 prompts`."""
+    return f"{count(n)}{NBSP}{noun}" if n == 1 else f"{count(n)}{NBSP}{noun}s"
+
+
+def seconds(value: float | None) -> str:
+    """`48 s`, `12 min`, `3 h 05 min`."""
+    if value is None:
+        return NOT_ENOUGH
+    minutes = round(value / 60)
+    if value < 120:
+        return f"{value:.0f}{NBSP}s"
+    if minutes < 120:
+        return f"{minutes}{NBSP}min"
+    return f"{minutes // 60}{NBSP}h {minutes % 60:02}{NBSP}min"
+
+
+def _digits(value: float, decimals: int) -> str:
+    rounded = round(value, decimals) + 0.0  # adding 0.0 makes a negative zero positive
+    return _minus(f"{rounded:.{decimals}f}")
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")

@@ -1,0 +1,377 @@
+"""Dynamic activation patching: identity, totality, equivalence, for every architecture."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from safety_neurons.errors import InterventionError
+from safety_neurons.generation import Decoding, PatchEdit, answer, decode, left_padded
+from safety_neurons.models import ModelPair, PairedRows, Side, Tokens
+from safety_neurons.neurons import NeuronSet
+from tests.tiny import (
+    ARCHITECTURES,
+    EOS,
+    LAYERS,
+    logits_of,
+    patched_generation,
+    prompts,
+)
+
+EXACT = {"rtol": 0, "atol": 1e-9}
+STEPS = 6
+A, U = Side.ALIGNED, Side.UNALIGNED
+
+
+def some_neurons(pair: ModelPair, share: float = 0.3, seed: int = 0) -> NeuronSet:
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(pair.layout.total, generator=generator)
+    return NeuronSet.of(drawn[: round(share * pair.layout.total)], pair.layout)
+
+
+def columns_of(neurons: NeuronSet) -> dict[int, list[int]]:
+    """By hand from the names, not from the layout's own arithmetic."""
+    columns: dict[int, list[int]] = {}
+    for name in neurons.names:
+        layer, neuron = name[1:].split(".N")
+        columns.setdefault(int(layer), []).append(int(neuron))
+    return columns
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """`decode`, and the recipient's last logits of every pass that it made: `step batch vocab`."""
+    passes: list[dict] = []
+    forward = PairedRows.forward
+
+    def recording(self, *args, **kwargs):
+        passes.append(forward(self, *args, **kwargs))
+        return passes[-1]
+
+    monkeypatch.setattr(PairedRows, "forward", recording)
+
+    def run(pair, asked, recipient, **options):
+        passes.clear()
+        completions = decode(pair, asked, recipient, max_new_tokens=STEPS, **options)
+        return completions, torch.stack([one[recipient][:, -1] for one in passes])
+
+    return run
+
+
+def greedy(model, prompt: list[int], steps: int = STEPS) -> tuple[list[int], torch.Tensor]:
+    """Plain greedy decoding of one prompt without a cache."""
+    tokens, rows = list(prompt), []
+    while len(rows) < steps and (not rows or tokens[-1] != EOS):
+        rows.append(logits_of(model, tokens)[-1])
+        tokens.append(int(rows[-1].argmax()))
+    return tokens[len(prompt) :], torch.stack(rows)
+
+
+def assert_completions(found, expected) -> None:
+    """Each row's tokens, and its logits at every step until its own end."""
+    completions, logits = found
+    for row, (tokens, row_logits) in enumerate(expected):
+        assert completions[row] == tokens
+        torch.testing.assert_close(logits[: len(tokens), row], row_logits, **EXACT)
+
+
+# Identity.
+
+
+@torch.no_grad()
+def cached_logits(pair: ModelPair, asked, neurons: NeuronSet | None, donor: Side = A) -> list:
+    """Logits of both sides over a prefill and two cached steps on fixed tokens."""
+    edits = [] if neurons is None else [PatchEdit(neurons, donor)]
+    tokens, out = left_padded(asked, pair), []
+    with PairedRows(
+        pair, dict.fromkeys(Side, len(asked)), edits=edits, first=donor, cached=True
+    ) as rows:
+        for step in range(3):
+            out.append(rows.forward(dict.fromkeys(Side, tokens), logits=0))
+            new = torch.full((len(asked), 1), 11 + step)
+            tokens = Tokens(new, torch.cat([tokens.mask, torch.ones_like(new)], dim=1))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("separate", "kind"), [(False, "ia3"), (False, "lora"), (True, None), (True, "ia3")]
+)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_patching_a_model_with_itself_changes_no_bit(zoo, architecture, separate, kind):
+    source = other = zoo.source(architecture, kind)
+    if separate:
+        other = source.replace(str(zoo.base(architecture)), str(zoo.copy(architecture)), 1)
+    pair = zoo.pair(source, other)
+    assert pair.shared is not separate
+    plain = cached_logits(pair, prompts(), None)
+    for share in (0.1, 0.5, 1.0):
+        patched = cached_logits(pair, prompts(), some_neurons(pair, share))
+        for before, after in zip(plain, patched, strict=True):
+            assert torch.equal(before[A], after[A])
+            assert torch.equal(before[U], after[U])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_empty_set_changes_nothing(zoo, decoded, architecture):
+    pair = zoo.pair(zoo.source(architecture, "ia3"), zoo.source(architecture, "lora"))
+    empty = NeuronSet.of(torch.empty(0), pair.layout)
+    plain = cached_logits(pair, prompts(), None)
+    patched = cached_logits(pair, prompts(), empty)
+    for before, after in zip(plain, patched, strict=True):
+        assert torch.equal(before[U], after[U])
+    alone, with_empty = (decoded(pair, prompts(), U, patch=p)[0] for p in (None, empty))
+    assert alone == with_empty
+
+
+@pytest.mark.parametrize("donor", [A, U])
+def test_the_donor_is_never_changed(zoo, donor):
+    pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", "lora"))
+    plain = cached_logits(pair, prompts(), None, donor)
+    patched = cached_logits(pair, prompts(), NeuronSet.all(pair.layout), donor)
+    for before, after in zip(plain, patched, strict=True):
+        assert torch.equal(before[donor], after[donor])
+        assert not torch.allclose(before[donor.other], after[donor.other])
+
+
+# Plain decoding.
+
+
+@pytest.mark.parametrize("kind", [None, "ia3", "lora"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_plain_decoding_equals_cache_free_decoding_of_one_prompt(zoo, decoded, architecture, kind):
+    source = zoo.source(architecture, kind)
+    pair = zoo.pair(source, zoo.source(architecture, None))
+    assert_completions(
+        decoded(pair, prompts(), A), [greedy(zoo.model(source), p) for p in prompts()]
+    )
+
+
+# Totality.
+
+
+@pytest.mark.parametrize("recipient", [A, U])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_all_neurons_of_a_scale_at_the_site_give_the_donor(zoo, decoded, architecture, recipient):
+    sources = {A: zoo.source(architecture, "ia3"), U: zoo.source(architecture, None)}
+    pair = zoo.pair(sources[A], sources[U])
+    donor = [greedy(zoo.model(sources[recipient.other]), p) for p in prompts()]
+    own = [greedy(zoo.model(sources[recipient]), p)[0] for p in prompts()]
+    assert [tokens for tokens, _ in donor] != own
+    everything = NeuronSet.all(pair.layout)
+    assert_completions(decoded(pair, prompts(), recipient, patch=everything), donor)
+
+
+@pytest.mark.parametrize("recipient", [A, U])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_all_neurons_of_other_gates_give_the_donor(zoo, decoded, architecture, recipient):
+    sources = {A: str(zoo.other_neurons(architecture)), U: str(zoo.base(architecture))}
+    pair = zoo.pair(sources[A], sources[U])
+    assert not pair.shared
+    donor = [greedy(zoo.model(sources[recipient.other]), p) for p in prompts()]
+    own = [greedy(zoo.model(sources[recipient]), p)[0] for p in prompts()]
+    assert [tokens for tokens, _ in donor] != own
+    everything = NeuronSet.all(pair.layout)
+    assert_completions(decoded(pair, prompts(), recipient, patch=everything), donor)
+
+
+# Equivalence.
+
+PAIRS = [("ia3", None), ("ia3-kv", "lora"), ("lora", None)]
+
+
+@pytest.mark.parametrize("recipient", [A, U])
+@pytest.mark.parametrize("kinds", PAIRS, ids=lambda kinds: f"{kinds[0]}-{kinds[1]}")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_patched_rows_equal_two_plain_models_without_cache(
+    zoo, decoded, architecture, kinds, recipient
+):
+    """The reference recomputes both models on all tokens so far, at every step, unbatched."""
+    sources = {side: zoo.source(architecture, kind) for side, kind in zip(Side, kinds, strict=True)}
+    pair = zoo.pair(*sources.values())
+    assert pair.shared
+    neurons = some_neurons(pair)
+    donor, model = (zoo.model(sources[side]) for side in (recipient.other, recipient))
+    expected = [
+        patched_generation(donor, model, architecture, p, columns_of(neurons), STEPS)
+        for p in prompts()
+    ]
+    unpatched = [greedy(model, p) for p in prompts()]
+    assert all(
+        not torch.allclose(patched[0], plain[0])
+        for (_, patched), (_, plain) in zip(expected, unpatched, strict=True)
+    )
+    assert_completions(decoded(pair, prompts(), recipient, patch=neurons), expected)
+
+
+@pytest.mark.parametrize("recipient", [A, U])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_patched_separate_models_equal_the_reference(zoo, decoded, architecture, recipient):
+    """Two full checkpoints that share nothing: their neurons, attention and heads all differ."""
+    sources = {A: str(zoo.base(architecture, seed=1)), U: str(zoo.base(architecture))}
+    pair = zoo.pair(sources[A], sources[U])
+    neurons = some_neurons(pair)
+    donor, model = (zoo.model(sources[side]) for side in (recipient.other, recipient))
+    expected = [
+        patched_generation(donor, model, architecture, p, columns_of(neurons), STEPS)
+        for p in prompts()
+    ]
+    assert_completions(decoded(pair, prompts(), recipient, patch=neurons), expected)
+
+
+@pytest.mark.parametrize("recipient", [A, U])
+@pytest.mark.parametrize("kind", ["ia3", "lora"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_paired_rows_equal_separate_models(zoo, decoded, architecture, kind, recipient):
+    adapted = zoo.source(architecture, kind)
+    shared = zoo.pair(adapted, str(zoo.base(architecture)))
+    separate = zoo.pair(adapted, str(zoo.copy(architecture)))
+    assert shared.shared
+    assert not separate.shared
+    neurons = some_neurons(shared)
+    found = [decoded(pair, prompts(), recipient, patch=neurons) for pair in (shared, separate)]
+    assert found[0][0] == found[1][0]
+    torch.testing.assert_close(found[0][1], found[1][1], **EXACT)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_ragged_batch_equals_its_rows_one_by_one(zoo, decoded, architecture):
+    pair = zoo.pair(zoo.source(architecture, "ia3-kv"), zoo.source(architecture, "lora"))
+    asked, neurons = prompts((1, 14, 2, 6, 9)), some_neurons(pair)
+    singles = []
+    for prompt in asked:
+        (tokens,), logits = decoded(pair, [prompt], U, patch=neurons)
+        singles.append((tokens, logits[:, 0]))
+    assert_completions(decoded(pair, asked, U, patch=neurons), singles)
+
+
+def test_answers_come_in_the_order_asked_whatever_the_batches(zoo, tmp_path):
+    pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
+    asked, neurons = prompts((9, 2, 5, 12, 3)), some_neurons(pair)
+    alone = [decode(pair, [p], U, patch=neurons, max_new_tokens=STEPS)[0] for p in asked]
+    assert len({tuple(tokens) for tokens in alone}) > 1
+    for size in (1, 2, 3, 5):
+        log = tmp_path / f"{size}.jsonl"
+        how = Decoding(max_new_tokens=STEPS, batch_size=size)
+        assert answer(pair, asked, U, how, patch=neurons, log=log) == alone
+        assert answer(pair, asked, U, how, patch=neurons, log=log) == alone  # from the log
+
+
+def test_answers_go_on_after_a_stop(zoo, tmp_path, monkeypatch):
+    pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
+    asked, how = prompts((9, 2, 5, 12, 3)), Decoding(max_new_tokens=STEPS, batch_size=2)
+    whole = answer(pair, asked, U, how)
+    forward, passes = PairedRows.forward, []
+
+    def stopping(self, *args, **kwargs):
+        passes.append(1)
+        if len(passes) == STEPS + 2:  # in the second batch
+            raise KeyboardInterrupt
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(PairedRows, "forward", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        answer(pair, asked, U, how, log=tmp_path / "log.jsonl")
+    with (tmp_path / "log.jsonl").open("a") as stream:
+        stream.write('{"prompt": 4, "tok')  # a line torn by the crash
+    before = len(passes)
+    assert answer(pair, asked, U, how, log=tmp_path / "log.jsonl") == whole
+    assert len(passes) - before < 3 * STEPS  # the first batch was not made again
+
+
+# Ends.
+
+
+def patched_until(zoo, pair, neurons, ends: list[int], monkeypatch):
+    for side in pair.sides.values():
+        monkeypatch.setattr(side.model.generation_config, "eos_token_id", ends)
+    return decode(pair, prompts(), U, patch=neurons, max_new_tokens=12)
+
+
+@pytest.mark.parametrize("architecture", ["mistral", "gemma3_text", "gpt2"])
+def test_completions_end_with_their_first_end_token(zoo, architecture, monkeypatch):
+    pair = zoo.pair(zoo.source(architecture, "ia3"), zoo.source(architecture, "lora"))
+    neurons = some_neurons(pair)
+    endless = decode(pair, prompts(), U, patch=neurons, max_new_tokens=12)
+    ends = [endless[0][1], endless[1][3], endless[2][5]]  # tokens that rows do write
+    found = patched_until(zoo, pair, neurons, ends, monkeypatch)
+    expected = []
+    for tokens in endless:
+        at = [i for i, token in enumerate(tokens) if token in ends or token == EOS]
+        expected.append(tokens[: at[0] + 1] if at else tokens)
+    assert found == expected
+    assert len({len(tokens) for tokens in found}) > 1  # rows end at different times
+    assert pair.end_tokens == {EOS, *ends}
+
+
+def test_all_rows_at_their_end_stop_the_batch(zoo, decoded, monkeypatch):
+    pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
+    first = decode(pair, prompts(), U, max_new_tokens=1)
+    ends = [tokens[0] for tokens in first]
+    for side in pair.sides.values():
+        monkeypatch.setattr(side.model.generation_config, "eos_token_id", ends)
+    completions, logits = decoded(pair, prompts(), U)
+    assert completions == first
+    assert len(logits) == 1
+
+
+# What must not pass unnoticed.
+
+
+def test_recipient_without_donor_rows_is_an_error(zoo):
+    pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
+    edit = PatchEdit(some_neurons(pair), A)
+    with (
+        PairedRows(pair, {U: 2}, edits=[edit]) as rows,
+        pytest.raises(InterventionError, match="without matching activations"),
+    ):
+        rows.forward({U: left_padded(prompts((3, 3)), pair)})
+
+
+def test_donor_without_recipient_rows_is_an_error(zoo):
+    pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
+    edit = PatchEdit(some_neurons(pair), A)
+    with (
+        PairedRows(pair, {A: 2}, edits=[edit]) as rows,
+        pytest.raises(InterventionError, match="were to be patched and were not"),
+    ):
+        rows.forward({A: left_padded(prompts((3, 3)), pair)})
+
+
+@pytest.mark.parametrize("separate", [False, True], ids=["shared", "separate"])
+def test_unequal_rows_of_donor_and_recipient_are_an_error(zoo, separate):
+    other = zoo.copy("llama") if separate else zoo.base("llama")
+    pair = zoo.pair(zoo.source("llama", "ia3"), str(other))
+    edit = PatchEdit(some_neurons(pair), A)
+    with (
+        PairedRows(pair, {A: 1, U: 2}, edits=[edit], first=A) as rows,
+        pytest.raises(InterventionError, match="matching activations"),
+    ):
+        rows.forward({A: left_padded(prompts((3,)), pair), U: left_padded(prompts((3, 3)), pair)})
+
+
+@pytest.mark.parametrize("layer", range(LAYERS))
+def test_a_site_that_is_bypassed_is_an_error(zoo, layer, monkeypatch):
+    pair = ModelPair.load(
+        zoo.source("llama", "ia3"), zoo.source("llama", None), dtype=torch.float64, device="cpu"
+    )
+    mlp = pair.sides[A].model.model.layers[layer].mlp
+    monkeypatch.setattr(mlp, "forward", lambda x: x)
+    with pytest.raises(InterventionError, match=rf"layers\.{layer}\.mlp\.down_proj"):
+        decode(pair, prompts(), U, patch=NeuronSet.all(pair.layout), max_new_tokens=2)
+
+
+def test_hooks_are_gone_after_decoding_and_after_an_error(zoo):
+    pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", "lora"))
+    model = pair.sides[A].model
+
+    def hooks() -> int:
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+    decode(pair, prompts(), U, patch=NeuronSet.all(pair.layout), max_new_tokens=2)
+    assert hooks() == 0
+    with (
+        pytest.raises(InterventionError),
+        PairedRows(pair, {U: 1}, edits=[PatchEdit(NeuronSet.all(pair.layout), A)]) as rows,
+    ):
+        rows.forward({U: left_padded(prompts((3,)), pair)})
+    assert hooks() == 0

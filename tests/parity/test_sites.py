@@ -1,0 +1,213 @@
+"""Neurons are what the design says, in every architecture."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
+
+from safety_neurons.errors import InterventionError, UserError
+from safety_neurons.generation import left_padded
+from safety_neurons.models import ModelPair, NeuronLayout, PairedRows, Side
+from safety_neurons.models.sites import Site, find_sites, prove_sites
+from tests.tiny import ARCHITECTURES, GATED, LAYERS, PARTS, load, logits_of, prompts, random_model
+
+ACTIVATIONS = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), F.silu),
+    **dict.fromkeys(("gemma2", "gemma3_text", "gpt2"), lambda x: F.gelu(x, approximate="tanh")),
+    "gpt_neox": F.gelu,
+}
+WIDTHS = {**dict.fromkeys(ARCHITECTURES, 24), "gpt2": 64}
+
+
+def mlp_inputs(model, architecture: str, tokens: list[int]) -> list[torch.Tensor]:
+    """What each MLP receives, `pos d_model`, by plain hooks."""
+    taken: list[torch.Tensor] = []
+    handles = [
+        model.get_submodule(
+            f"{PARTS[architecture]['layer'].format(layer)}.mlp"
+        ).register_forward_pre_hook(lambda _, args: taken.append(args[0][0]))
+        for layer in range(LAYERS)
+    ]
+    logits_of(model, tokens)
+    for handle in handles:
+        handle.remove()
+    return taken
+
+
+def computed_neurons(model, architecture: str, layer: int, x: torch.Tensor) -> torch.Tensor:
+    """Activation function and gate, from the stored weights by hand."""
+    weights = model.state_dict()
+    prefix = PARTS[architecture]["layer"].format(layer) + ".mlp."
+    act = ACTIVATIONS[architecture]
+    if architecture in GATED:
+        gate, up = weights[prefix + "gate_proj.weight"], weights[prefix + "up_proj.weight"]
+        return act(x @ gate.T) * (x @ up.T)
+    if architecture == "gpt2":
+        return act(x @ weights[prefix + "c_fc.weight"] + weights[prefix + "c_fc.bias"])
+    into = prefix + "dense_h_to_4h."
+    return act(x @ weights[into + "weight"].T + weights[into + "bias"])
+
+
+class Recorder:
+    """Keeps what arrives at every site."""
+
+    def __init__(self) -> None:
+        self.seen: dict[tuple[int, Side], torch.Tensor] = {}
+
+    def __call__(self, layer, sides):
+        self.seen.update({(layer, side): x for side, x in sides.items()})
+
+    def end_pass(self) -> None: ...
+
+
+@torch.no_grad()
+def recorded(pair: ModelPair, asked) -> dict[tuple[int, Side], torch.Tensor]:
+    recorder = Recorder()
+    with PairedRows(pair, dict.fromkeys(Side, len(asked)), edits=[recorder]) as rows:
+        rows.forward(dict.fromkeys(Side, left_padded(asked, pair)))
+    return recorder.seen
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_sites_are_found_and_proved(zoo, architecture):
+    model = load(zoo.base(architecture))
+    sites = find_sites(model)
+    assert [site.layer for site in sites] == list(range(LAYERS))
+    assert [site.width for site in sites] == [WIDTHS[architecture]] * LAYERS
+    prove_sites(model, sites)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_neuron_is_the_activated_and_gated_value(zoo, architecture):
+    pair = zoo.pair(zoo.source(architecture, "ia3"), zoo.source(architecture, None))
+    seen, plain = recorded(pair, prompts()), load(zoo.base(architecture))
+    for row, prompt in enumerate(prompts()):
+        inputs = mlp_inputs(plain, architecture, prompt)
+        for layer in range(LAYERS):
+            expected = computed_neurons(plain, architecture, layer, inputs[layer])
+            found = seen[layer, Side.UNALIGNED][row, -len(prompt) :]
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_neuron_includes_the_adapter_scale_at_its_site(zoo, architecture):
+    pair = zoo.pair(zoo.source(architecture, "ia3"), zoo.source(architecture, None))
+    seen, plain = recorded(pair, prompts()), load(zoo.base(architecture))
+    adapted = zoo.model(zoo.source(architecture, "ia3"))
+    for row, prompt in enumerate(prompts()):
+        inputs = mlp_inputs(adapted, architecture, prompt)
+        for layer in range(LAYERS):
+            name = f"{PARTS[architecture]['layer'].format(layer)}.{PARTS[architecture]['down']}"
+            scale = adapted.get_submodule(name).ia3_l["default"].flatten()
+            expected = computed_neurons(plain, architecture, layer, inputs[layer]) * scale
+            found = seen[layer, Side.ALIGNED][row, -len(prompt) :]
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["ia3", "lora"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox"])
+def test_sites_of_an_adapted_model_are_the_base_layers(zoo, architecture, kind):
+    pair = zoo.pair(zoo.source(architecture, kind), zoo.source(architecture, None))
+    plain = {site.layer: site.module for site in find_sites(load(zoo.base(architecture)))}
+    for site in pair.sides[Side.ALIGNED].sites:
+        assert type(site.module) is type(plain[site.layer])
+        assert torch.equal(site.module.weight, plain[site.layer].weight)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        OPTForCausalLM(
+            OPTConfig(vocab_size=64, hidden_size=16, ffn_dim=32, num_hidden_layers=2,
+                      num_attention_heads=2, word_embed_proj_dim=16)
+        ),
+        BloomForCausalLM(BloomConfig(vocab_size=64, hidden_size=16, n_layer=2, n_head=2)),
+    ],
+    ids=["opt", "bloom"],
+)  # fmt: skip
+def test_unknown_architecture_is_refused_by_name(model):
+    with pytest.raises(UserError, match=f"'{model.config.model_type}'.*{type(model).__name__}"):
+        find_sites(model)
+
+
+def test_a_checkpoint_without_its_layers_is_refused(zoo):
+    model = load(zoo.base("llama"))
+    model.config.num_hidden_layers = LAYERS + 1
+    with pytest.raises(UserError, match=f"{LAYERS} were found"):
+        find_sites(model)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("layer", range(LAYERS))
+def test_a_module_that_is_never_run_is_no_site(zoo, architecture, layer):
+    model = load(zoo.base(architecture))
+    sites = find_sites(model)
+    sites[layer] = Site(layer, "unused", torch.nn.Linear(24, 16), 24)
+    with pytest.raises(InterventionError, match="unused"):
+        prove_sites(model, sites)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("layer", range(LAYERS))
+def test_a_module_without_effect_on_the_logits_is_no_site(zoo, architecture, layer):
+    model = load(zoo.base(architecture))
+    sites = find_sites(model)
+    sites[layer].module.weight.zero_()
+    with pytest.raises(InterventionError, match="changed no logit") as caught:
+        prove_sites(model, sites)
+    assert sites[layer].name in str(caught.value)
+    assert sites[1 - layer].name not in str(caught.value)
+
+
+def test_sites_with_swapped_layers_are_told_apart_by_the_layout(zoo):
+    """The proof is of effect; the order of layers comes from the names alone."""
+    sites = find_sites(load(zoo.base("llama", num_hidden_layers=12)))
+    assert [site.layer for site in sites] == list(range(12))
+    assert all(f".{site.layer}." in site.name for site in sites)
+
+
+def test_proof_leaves_the_model_as_it_was(zoo):
+    model = load(zoo.base("llama"))
+    before = logits_of(model, prompts()[0])
+    prove_sites(model, find_sites(model))
+    assert torch.equal(before, logits_of(model, prompts()[0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_sites_are_proved_in_lower_precision(zoo, architecture, dtype):
+    model = AutoModelForCausalLM.from_pretrained(zoo.base(architecture), dtype=dtype)
+    prove_sites(model.eval(), find_sites(model))
+
+
+def test_layout_numbers_neurons_layer_by_layer():
+    layout = NeuronLayout((3, 0, 5))
+    assert layout.total == 8
+    everywhere = torch.arange(8)
+    assert layout.layers_of(everywhere).tolist() == [0, 0, 0, 2, 2, 2, 2, 2]
+    assert layout.neurons_of(everywhere).tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
+    assert [layout.layer_slice(i) for i in range(3)] == [slice(0, 3), slice(3, 3), slice(3, 8)]
+
+
+def test_every_site_of_a_fresh_random_model_matters():
+    """The perturbation of the proof is seen in every layer, not only in the last."""
+    model = random_model("llama", num_hidden_layers=6)
+    sites = find_sites(model)
+    prove_sites(model, sites)
+    for site in sites:
+        copied = [dataclasses.replace(s) for s in sites]
+        weight = site.module.weight.clone()
+        site.module.weight.zero_()
+        with pytest.raises(InterventionError, match=rf"layers\.{site.layer}\."):
+            prove_sites(model, copied)
+        site.module.weight.copy_(weight)

@@ -1,0 +1,86 @@
+"""Alignment on a tiny model: preferences are what they say, and training moves the adapter."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from safety_neurons.alignment import AlignRecipe, align, evaluate
+from safety_neurons.alignment.preferences import keep_answers, own_answers, refuse_harmful
+from safety_neurons.alignment.refusals import OPENINGS, compose
+from safety_neurons.errors import UserError
+from safety_neurons.generation import Decoding
+from safety_neurons.judges import RefusalJudge, Verdict
+from safety_neurons.models import ModelPair, embedded
+from safety_neurons.progress import Silent
+from safety_neurons.prompts import Kind, Split, builtin
+
+CATEGORIES = sorted({p.category for p in builtin(Kind.HARMFUL, Split.TRAIN)})
+
+
+def test_composed_refusals_are_refusals_in_many_wordings():
+    rng = random.Random(0)
+    refusals = [compose(c, rng) for c in CATEGORIES for _ in range(100)]
+    verdicts = RefusalJudge()(["Do it."] * len(refusals), refusals)
+    assert verdicts.count(Verdict.REFUSAL) == len(refusals)
+    assert len(set(refusals)) > 950
+    assert len(OPENINGS) >= 20
+
+
+@pytest.fixture(scope="module")
+def pair(zoo) -> ModelPair:
+    source = zoo.source("llama", None)
+    return ModelPair.load(source, source, dtype=torch.float32, device="cpu")
+
+
+def test_preferences_prefer_refusing_harm_and_keeping_own_answers(pair):
+    decoding = Decoding(max_new_tokens=4, batch_size=4)
+    rng = random.Random(0)
+    harmful = own_answers(pair, builtin(Kind.HARMFUL, Split.TRAIN).limited(3), decoding, Silent())
+    for preference in refuse_harmful(harmful, pair, copies=2, rng=rng):
+        assert preference.prompt_ids in harmful.encoded
+        assert preference.rejected_ids in harmful.answers
+        assert preference.chosen_ids[-1] == pair.tokenizer.eos_token_id
+    harmless = own_answers(pair, builtin(Kind.HARMLESS, Split.TRAIN).limited(3), decoding, Silent())
+    kept = keep_answers(harmless, pair, copies=1, rng=rng)
+    assert kept
+    assert all(preference.chosen_ids in harmless.answers for preference in kept)
+
+
+def test_align_writes_an_adapter_that_a_pair_can_use(zoo, tmp_path):
+    source = zoo.source("llama", None)
+    fresh = ModelPair.load(source, source, dtype=torch.float32, device="cpu")
+    recipe = AlignRecipe(steps=2, batch_size=2, answer_tokens=4, learning_rate=0.1)
+    folder = align(fresh, tmp_path / "adapter", recipe, limit=2)
+    scales = load_file(folder / "adapter_model.safetensors")
+    assert len(scales) == 3
+    assert all((scale - 1).abs().max() > 1e-3 for scale in scales.values())
+    assert json.loads((folder / "recipe.json").read_text())["steps"] == 2
+    assert (folder / "log.jsonl").read_text().strip()
+    pair = ModelPair.load(f"{source}+{folder}", source, dtype=torch.float32, device="cpu")
+    assert pair.shared
+    rates = evaluate(pair, folder, limit=2)
+    assert rates["aligned, harmful"]["n"] == 2
+    with pytest.raises(UserError, match="exists already"):
+        align(fresh, folder, recipe)
+
+
+def test_a_recipe_without_steps_is_refused():
+    with pytest.raises(UserError, match="steps is 0"):
+        AlignRecipe(steps=0)
+
+
+def test_the_shipped_adapter_is_small_and_has_its_recipe_and_log():
+    folder = embedded.adapter_folder()
+    assert (folder / "adapter_model.safetensors").stat().st_size < 250_000
+    for name in ("adapter_config.json", "recipe.json", "log.jsonl", "evaluation.json"):
+        assert (folder / name).is_file(), name
+    scales = load_file(folder / "adapter_model.safetensors")
+    assert sum(scale.numel() for scale in scales.values()) == 30 * 1536
+    # No neuron was chosen by hand: training moved nearly all scales.
+    moved = torch.cat([(scale - 1).abs().flatten() > 1e-4 for scale in scales.values()])
+    assert moved.float().mean() > 0.9

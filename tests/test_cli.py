@@ -1,0 +1,309 @@
+"""The commands as a user runs them: good input, wrong input, a stop in the middle."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pyarrow.parquet as parquet
+import pytest
+from typer.testing import CliRunner
+
+from safety_neurons.cli import app
+from safety_neurons.progress import Silent
+from tests.tiny import random_model, save, tokenizer
+
+WORDS = [f"w{i}" for i in range(7, 80)]
+
+
+def prompt_file(path: Path, n: int, start: int = 0) -> str:
+    """Prompts of four words that no two files with other starts share."""
+    rows = []
+    for i in range(n):
+        words = [WORDS[(start + 5 * i + j * (start + 3)) % len(WORDS)] for j in range(6)]
+        rows.append({"prompt": " ".join(words), "text": " ".join(words)})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def invoke(*arguments: object):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def refused(result, *parts: str) -> None:
+    """Exit code 2, one sentence with all `parts`, no traceback."""
+    output = result.output
+    assert result.exit_code == 2, output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert "Traceback" not in output
+    flat = " ".join(output.split())
+    for part in parts:
+        assert part in flat, flat
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("prompts")
+    return {
+        "find": prompt_file(folder / "find.jsonl", 9, start=0),
+        "test": prompt_file(folder / "test.jsonl", 12, start=11),
+        "harmless": prompt_file(folder / "harmless.jsonl", 5, start=23),
+        "borderline": prompt_file(folder / "borderline.jsonl", 4, start=37),
+    }
+
+
+@pytest.fixture
+def find_arguments(zoo, files) -> list[object]:
+    return [
+        "find",
+        "--aligned",
+        zoo.source("llama", "ia3"),
+        "--unaligned",
+        zoo.source("llama", None),
+        "--prompts",
+        files["find"],
+        "--max-new-tokens",
+        4,
+        "--batch-size",
+        4,
+        "--device",
+        "cpu",
+    ]
+
+
+@pytest.fixture
+def validate_arguments(files) -> list[object]:
+    return [
+        "--prompts",
+        files["test"],
+        "--harmless",
+        files["harmless"],
+        "--borderline",
+        files["borderline"],
+        "--shares",
+        "0.05,0.5",
+        "--max-new-tokens",
+        4,
+        "--dtype",
+        "float32",
+        "--device",
+        "cpu",
+    ]
+
+
+def test_the_whole_job_on_a_tiny_pair(find_arguments, validate_arguments, files, tmp_path):
+    run = tmp_path / "run"
+    result = invoke(*find_arguments, "--out", run)
+    assert result.exit_code == 0, result.output
+
+    columns = parquet.read_table(run / "neurons.parquet").to_pydict()
+    assert len(columns["layer"]) == 3 * 24
+    assert columns["score"] == columns["score_attribution"]
+    assert columns["rank"] == columns["rank_attribution"]
+    assert sorted(columns["rank_change_score"]) == list(range(72))
+    assert {"mean_aligned", "mean_unaligned"} <= columns.keys()
+
+    result = invoke("validate", run, *validate_arguments)
+    assert result.exit_code == 0, result.output
+    summary = json.loads((run / "summary.json").read_text())
+    for key in ("refusal_rate", "over_refusal_rate", "borderline_refusal_rate"):
+        assert summary["aligned"][key] is not None
+    assert summary["unaligned"]["refusal_rate"] is not None
+    assert {row["share"] for row in summary["curve"]} == {0.05, 0.5, 1.0}
+    assert {row["split"] for row in summary["curve"]} == {"select", "test"}
+    assert {row["ranking"] for row in summary["curve"]} == {"attribution", "change-score"}
+    needed = (
+        "ranking split share k n unscored causal_effect ci_low ci_high control_mean control_max"
+    )
+    assert set(needed.split()) <= summary["curve"][0].keys()
+    assert summary["n90"].keys() == {"attribution", "change-score"}
+    assert set(summary["seconds"]) == {"find", "validate"}
+    # These random models refuse nothing, so there is no effect to tell, and none is made up.
+    assert summary["ceiling"] is None
+    assert all(row["causal_effect"] is None for row in summary["curve"])
+
+    result = invoke("report", run)
+    assert result.exit_code == 0, result.output
+    assert (run / "report.html").stat().st_size > 1000
+
+    out = tmp_path / "answers.jsonl"
+    result = invoke(
+        "generate", run, "--share", 0.05, "--prompts", files["test"], "--out", out,
+        "--max-new-tokens", 4, "--device", "cpu",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) == 12
+    assert all(isinstance(row["response"], str) and row["prompt"] for row in rows)
+
+    judged = tmp_path / "judged.jsonl"
+    assert invoke("judge", out, judged).exit_code == 0
+    verdicts = [json.loads(line)["verdict"] for line in judged.read_text().splitlines()]
+    assert set(verdicts) <= {"refusal", "partial", "compliance", "unscored"}
+
+
+class Interrupting(Silent):
+    """Ctrl-C in the middle of the loop whose label starts with `at`."""
+
+    def __init__(self, at: str, after: int = 1) -> None:
+        self.at, self.after = at, after
+
+    def track(self, items, label, *, done=0):
+        for i, item in enumerate(items):
+            if label.startswith(self.at) and i == self.after:
+                raise KeyboardInterrupt
+            yield item
+
+
+@pytest.mark.parametrize("where", ["Answers", "Contrasting", "Attributing"])
+def test_a_stopped_find_goes_on_to_the_same_result(find_arguments, tmp_path, monkeypatch, where):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert invoke(*find_arguments, "--out", whole).exit_code == 0
+    monkeypatch.setattr("safety_neurons.cli.options.bars", lambda: Interrupting(where))
+    result = invoke(*find_arguments, "--out", stopped)
+    assert result.exit_code == 130
+    assert "goes on where it was" in result.output
+    assert not (stopped / "neurons.parquet").exists()
+    refused(invoke("validate", stopped), "no complete 'find' stage")
+    monkeypatch.undo()
+    assert invoke(*find_arguments, "--out", stopped).exit_code == 0
+    assert parquet.read_table(stopped / "neurons.parquet").equals(
+        parquet.read_table(whole / "neurons.parquet")
+    )
+
+
+def test_a_stopped_validation_leaves_no_summary_and_goes_on(
+    find_arguments, validate_arguments, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    assert invoke(*find_arguments, "--out", run).exit_code == 0
+    monkeypatch.setattr("safety_neurons.cli.options.bars", lambda: Interrupting("attr", 0))
+    assert invoke("validate", run, *validate_arguments).exit_code == 130
+    assert not (run / "summary.json").exists()
+    refused(invoke("report", run), "no complete 'validate' stage")
+    monkeypatch.undo()
+    kept = {file: file.stat().st_mtime_ns for file in (run / "state/answers").iterdir()}
+    assert kept
+    assert invoke("validate", run, *validate_arguments).exit_code == 0
+    assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on(find_arguments, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    refused(invoke(*find_arguments, "--out", run), "disk is full")
+    assert not (run / "neurons.parquet").exists()
+    monkeypatch.undo()
+    assert invoke(*find_arguments, "--out", run).exit_code == 0
+
+
+def replaced(arguments: list[object], option: str, value: object) -> list[object]:
+    changed = list(arguments)
+    changed[changed.index(option) + 1] = value
+    return changed
+
+
+def test_wrong_files(find_arguments, tmp_path):
+    out = ["--out", tmp_path / "run"]
+    refused(invoke(*replaced(find_arguments, "--prompts", "no.jsonl"), *out), "'no.jsonl' does not")
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    refused(invoke(*replaced(find_arguments, "--prompts", empty), *out), "holds no prompts")
+    refused(
+        invoke(*find_arguments, "--prompt-column", "question", *out),
+        "no column 'question'",
+        "prompt, text",
+    )
+    long = tmp_path / "long.jsonl"
+    long.write_text(json.dumps({"prompt": " ".join(WORDS * 2)}) + "\n")
+    refused(invoke(*replaced(find_arguments, "--prompts", long), *out), "too long", "128 tokens")
+    assert not (tmp_path / "run" / "neurons.parquet").exists()
+
+
+def test_wrong_models(find_arguments, zoo, tmp_path):
+    out = ["--out", tmp_path / "run"]
+
+    def with_aligned(source: object):
+        return invoke(*replaced(find_arguments, "--aligned", source), *out)
+
+    refused(with_aligned(tmp_path / "nowhere"), "neither a folder")
+    refused(with_aligned(zoo.base("qwen2")), "cannot be paired", "model_type")
+    other = f"{zoo.base('llama')}+{zoo.adapter('gpt2', 'ia3')}"
+    refused(with_aligned(other), "trained on")
+    refused(with_aligned(f"{zoo.base('llama')}+{tmp_path}"), "no PEFT adapter")
+    unknown = tmp_path / "unknown"
+    unknown.mkdir()
+    (unknown / "config.json").write_text(json.dumps({"model_type": "unheard-of"}))
+    (unknown / "model.safetensors").write_bytes(b"")
+    refused(with_aligned(unknown), "unheard-of")
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_difference_of_two_models_is_in_one_error(find_arguments, zoo, tmp_path):
+    other = tmp_path / "other"
+    save(random_model("llama", 1, num_hidden_layers=2), other)
+    words = tokenizer()
+    words.chat_template = "{{ messages[0]['content'] }}"
+    words.add_tokens(["extra"])
+    words.save_pretrained(other)
+    result = invoke(*replaced(find_arguments, "--aligned", other), "--out", tmp_path / "run")
+    refused(result, "num_hidden_layers: aligned 2, unaligned 3", "vocabulary: 1 token", "template")
+
+
+def test_only_templates_differ_and_one_is_chosen(find_arguments, zoo, tmp_path):
+    other = save(random_model("llama", 1), tmp_path / "other")
+    words = tokenizer()
+    words.chat_template = "{{ messages[0]['content'] }}"
+    words.save_pretrained(other)
+    arguments = replaced(find_arguments, "--aligned", other)
+    refused(invoke(*arguments, "--out", tmp_path / "a"), "--template-from")
+    chosen = invoke(*arguments, "--template-from", "unaligned", "--out", tmp_path / "a")
+    assert chosen.exit_code == 0, chosen.output
+
+
+def test_wrong_options(find_arguments, validate_arguments, tmp_path):
+    run = tmp_path / "run"
+    refused(invoke(*find_arguments, "--ranking", "magic", "--out", run), "attribution")
+    refused(invoke(*find_arguments, "--dtype", "int3", "--out", run), "no dtype")
+    assert invoke(*find_arguments, "--out", run).exit_code == 0
+    refused(invoke("validate", run, *replaced(validate_arguments, "--shares", "1.5")), "1.5")
+    refused(invoke("validate", run, *replaced(validate_arguments, "--shares", "5%")), "fractions")
+    refused(invoke("validate", tmp_path), "no run folder")
+    refused(invoke("report", tmp_path / "nowhere"), "no run folder")
+    refused(
+        invoke(*replaced(find_arguments, "--max-new-tokens", 5), "--out", run),
+        "other decoding",
+        "--out",
+    )
+    assert invoke(*find_arguments, "--out", run).exit_code == 0
+
+
+def test_testing_on_what_was_found_on_is_refused(
+    find_arguments, validate_arguments, files, tmp_path
+):
+    run = tmp_path / "run"
+    assert invoke(*find_arguments, "--out", run).exit_code == 0
+    seen = replaced(validate_arguments, "--prompts", files["find"])
+    refused(invoke("validate", run, *seen), "not found on")
+
+
+def test_a_foreign_folder_is_left_alone(find_arguments, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    refused(invoke(*find_arguments, "--out", tmp_path), "no run folder")
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_judge_names_what_is_missing(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "Hi", "answer": "Hello"}) + "\n")
+    refused(invoke("judge", rows, tmp_path / "out.jsonl"), "no column 'response'", "answer")
+    judged = invoke("judge", rows, tmp_path / "out.jsonl", "--response-column", "answer")
+    assert judged.exit_code == 0
+    row = json.loads((tmp_path / "out.jsonl").read_text())
+    assert row == {"prompt": "Hi", "answer": "Hello", "verdict": "compliance"}

@@ -1,0 +1,323 @@
+"""Prompts: the built-in ones, files of one's own, and their rendering."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from safety_neurons.errors import UserError
+from safety_neurons.generation import left_padded
+from safety_neurons.prompts import (
+    ChatFormat,
+    Kind,
+    Prompt,
+    PromptSet,
+    Split,
+    builtin,
+    decode_text,
+    encode_all,
+    load_prompts,
+    near_duplicates,
+    refuse_overlap,
+)
+from safety_neurons.prompts.overlap import normalised
+from tests.tiny import BOS, EOS, PAD, tokenizer
+
+EVERY = list(itertools.product(Kind, Split))
+
+
+def topic(prompt: Prompt) -> str:
+    """`category/number`, which a harmful prompt and its harmless match share."""
+    return prompt.id.split("/", 1)[1]
+
+
+# The built-in prompts.
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        (Kind.HARMFUL, [200, 120, 80, 200]),
+        (Kind.HARMLESS, [200, 120, 80, 200]),
+        (Kind.BORDERLINE, [120, 20, 60, 100]),
+    ],
+)
+def test_splits_have_their_documented_sizes_and_no_common_ids(kind, sizes):
+    assert list(Split) == ["train", "find", "select", "test"]
+    assert [len(builtin(kind, split)) for split in Split] == sizes
+    ids = [prompt.id for split in Split for prompt in builtin(kind, split)]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_ten_categories_in_every_split(kind):
+    categories = {prompt.category for prompt in builtin(kind, Split.TEST)}
+    assert len(categories) == 10
+    for split in Split:
+        assert {prompt.category for prompt in builtin(kind, split)} == categories
+    whole = Counter(p.category for split in Split for p in builtin(kind, split))
+    assert len(set(whole.values())) == 1  # as many of each
+
+
+@pytest.mark.parametrize("split", Split)
+def test_a_harmful_prompt_and_its_match_are_in_one_split(split):
+    harmful, harmless = (builtin(kind, split) for kind in (Kind.HARMFUL, Kind.HARMLESS))
+    assert {topic(p) for p in harmful} == {topic(p) for p in harmless}
+    assert {topic(p): p.category for p in harmful} == {topic(p): p.category for p in harmless}
+
+
+def test_openings_are_varied():
+    """A probe must not succeed by the opening words."""
+    openings: Counter[str] = Counter()
+    for kind, split in EVERY:
+        openings.update(
+            " ".join(normalised(text).split()[:4]) for text in builtin(kind, split).texts
+        )
+    assert openings.most_common(1)[0][1] <= 5, openings.most_common(5)
+
+
+def test_no_near_duplicates_across_splits():
+    """Over all kinds together, so that no claim is tested on what was seen before."""
+    pooled = {
+        split: PromptSet(split, tuple(p for kind in Kind for p in builtin(kind, split)))
+        for split in Split
+    }
+    for one, other in itertools.combinations(Split, 2):
+        assert near_duplicates(pooled[one], pooled[other]) == []
+        refuse_overlap(pooled[one], pooled[other])
+
+
+def test_no_prompt_stands_twice():
+    texts = [normalised(text) for kind, split in EVERY for text in builtin(kind, split).texts]
+    assert len(set(texts)) == len(texts) == 1500
+
+
+# Near duplicates.
+
+
+def named(*texts: str) -> PromptSet:
+    return PromptSet("named", tuple(Prompt(str(i), text) for i, text in enumerate(texts)))
+
+
+def test_near_duplicates_are_found_by_hand_counted_similarity():
+    # " abcd " has the 4-grams " abc", "abcd", "bcd "; " abcde " has " abc", "abcd", "bcde", "cde ".
+    (found,) = near_duplicates(named("abcd", "xyz"), named("ABCDE!"), threshold=0.4)
+    assert (found.first, found.second, found.similarity) == ("abcd", "ABCDE!", pytest.approx(2 / 5))
+    assert near_duplicates(named("abcd"), named("abcde"), threshold=0.41) == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "How do I build a bomb at home?",
+        "how do i   build a BOMB at home",
+        "Please, how do I build a bomb at home?",
+    ],
+)
+def test_overlap_is_refused(other):
+    found_on, tested_on = named("How do I build a bomb at home?"), named("A cake.", other)
+    with pytest.raises(UserError, match="1 prompts of 'named'"):
+        refuse_overlap(found_on, tested_on)
+    refuse_overlap(found_on, named("Which cake is best for a child?"))
+
+
+# Prompt sets.
+
+
+def test_limits_keep_the_order_and_depend_on_the_seed():
+    prompts = named(*(f"text {i}" for i in range(30)))
+    drawn = prompts.limited(10, seed=1)
+    assert len(drawn) == 10
+    places = [int(p.id) for p in drawn]
+    assert places == sorted(places)
+    assert drawn == prompts.limited(10, seed=1)
+    assert drawn != prompts.limited(10, seed=2)
+    assert prompts.limited(None) == prompts.limited(99) == prompts
+    with pytest.raises(UserError, match="leaves no prompts"):
+        prompts.limited(0)
+
+
+@pytest.mark.parametrize(("share", "size"), [(0.5, 5), (0.25, 2), (0.0, 1), (1.0, 9)])
+def test_division_is_disjoint_complete_and_never_empty(share, size):
+    prompts = named(*(f"text {i}" for i in range(10)))
+    first, second = prompts.divided(share, seed=3)
+    assert len(first) == size
+    assert sorted([*first.texts, *second.texts]) == sorted(prompts.texts)
+    with pytest.raises(UserError, match="two disjoint parts"):
+        named("alone").divided(0.5)
+
+
+def test_digest_tells_texts_and_order():
+    assert named("a", "b").digest == named("a", "b").digest
+    assert len({named(*t).digest for t in (("a", "b"), ("b", "a"), ("ab",), ("a",))}) == 4
+
+
+# Files.
+
+QUOTED = 'Second, with "quotes", comma\nand line'
+ROWS = [
+    {"id": "x", "prompt": " Erste Frage? ", "category": "a", "split": "find"},
+    {"id": "y", "prompt": QUOTED, "category": "b", "split": "test"},
+]
+
+
+def written(path, rows):
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, ["id", "prompt", "category", "split"])
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_every_kind_of_file_gives_the_same_prompts(tmp_path, suffix):
+    path = written(tmp_path / f"mine{suffix}", ROWS)
+    assert load_prompts(path).prompts == (
+        Prompt("x", "Erste Frage?", "a"),
+        Prompt("y", QUOTED, "b"),
+    )
+    assert [p.id for p in load_prompts(path, split="test")] == ["y"]
+    assert load_prompts(path, column="category").texts == ["a", "b"]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_unknown_column_is_refused_with_those_there(tmp_path, suffix):
+    path = written(tmp_path / f"mine{suffix}", ROWS)
+    with pytest.raises(UserError, match=r"no column 'question' \(it has id, prompt, category"):
+        load_prompts(path, column="question")
+
+
+def test_a_column_missing_in_one_row_is_refused(tmp_path):
+    path = written(tmp_path / "mine.jsonl", [*ROWS, {"id": "z", "text": "third"}])
+    with pytest.raises(UserError, match=r"no column 'prompt' \(it has id, text\)"):
+        load_prompts(path)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_empty_files_are_refused(tmp_path, suffix):
+    path = tmp_path / f"mine{suffix}"
+    path.write_text("")
+    with pytest.raises(UserError, match="holds no prompts"):
+        load_prompts(path)
+
+
+def test_an_unknown_split_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no prompts"):
+        load_prompts(written(tmp_path / "mine.jsonl", ROWS), split="nowhere")
+
+
+@pytest.mark.parametrize("text", [None, "", "  ", 7])
+def test_rows_without_text_are_refused(tmp_path, text):
+    path = written(tmp_path / "mine.jsonl", [ROWS[0], {"id": "z", "prompt": text}])
+    with pytest.raises(UserError, match=r"1 rows without text in 'prompt' \(the first is row 2\)"):
+        load_prompts(path)
+
+
+def test_torn_json_is_refused_by_line(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"prompt": "whole"}\n{"prompt": "to')
+    with pytest.raises(UserError, match=r"Line 2 of .* is not JSON"):
+        load_prompts(path)
+    path.write_text('"only text"\n')
+    with pytest.raises(UserError, match=r"Line 1 of .* no JSON object"):
+        load_prompts(path)
+
+
+def test_missing_and_unknown_files_are_refused(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        load_prompts(tmp_path / "nothing.jsonl")
+    (tmp_path / "mine.txt").write_text("a")
+    with pytest.raises(UserError, match="of no known kind"):
+        load_prompts(tmp_path / "mine.txt")
+
+
+def test_a_torn_parquet_file_is_refused(tmp_path):
+    path = written(tmp_path / "mine.parquet", ROWS)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"mine\.parquet"):
+        load_prompts(path)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_file_in_another_encoding_is_refused(tmp_path, suffix):
+    path = tmp_path / f"mine{suffix}"
+    path.write_bytes("prompt\nGrüße?\n".encode("latin-1"))
+    with pytest.raises(UserError, match="mine"):
+        load_prompts(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_column_name(tmp_path):
+    for suffix, text in ((".csv", "prompt\nHello?\n"), (".jsonl", '{"prompt": "Hello?"}\n')):
+        path = tmp_path / f"mine{suffix}"
+        path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+        assert load_prompts(path).texts == ["Hello?"]
+
+
+def test_a_line_separator_inside_json_text_is_no_new_line(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"prompt": "one\u2028line"}\n', encoding="utf-8")
+    assert load_prompts(path).texts == ["one\u2028line"]
+
+
+# Chats.
+
+
+def test_a_template_writes_the_only_bos():
+    ids = ChatFormat().encode(tokenizer(), "w10 w11")
+    assert ids == [BOS, 5, 10, 11, 6]  # <s> user w10 w11 assistant
+    assert tokenizer()("w10")["input_ids"] == [BOS, 10]  # it would have added one
+
+
+def test_without_a_template_the_tokenizer_adds_its_bos():
+    plain = tokenizer()
+    plain.chat_template = None
+    assert ChatFormat().encode(plain, "w10 w11") == [BOS, 10, 11]
+    assert ChatFormat("w20").encode(plain, "w10") == [BOS, 20, 10]
+
+
+def test_a_system_prompt_stands_first():
+    assert ChatFormat("w20").encode(tokenizer(), "w10") == [BOS, 4, 20, 5, 10, 6]
+    assert ChatFormat("").encode(tokenizer(), "w10") == [BOS, 4, 5, 10, 6]  # asked for, and empty
+
+
+def test_the_manifest_tells_templates_apart():
+    one, other = tokenizer(), tokenizer()
+    other.chat_template += " "
+    described = [ChatFormat("w9").describe(t) for t in (one, other)]
+    assert described[0]["template_sha256"] != described[1]["template_sha256"]
+    assert described[0]["system_prompt"] == "w9"
+    assert described[0]["example"] == "<s> system w9 user PROMPT assistant"
+
+
+@pytest.mark.parametrize(("context", "fits"), [(25, True), (24, False)])
+def test_prompts_that_leave_no_room_are_refused(context, fits):
+    prompts = named("w10", " ".join(["w10"] * 12))  # 15 tokens as a chat
+    options = {"context_length": context, "max_new_tokens": 10}
+    if fits:
+        assert len(encode_all(prompts, tokenizer(), ChatFormat(), **options)[1]) == 15
+    else:
+        with pytest.raises(UserError, match=r"1 prompts of 'named' .*id '1' has 15"):
+            encode_all(prompts, tokenizer(), ChatFormat(), **options)
+
+
+def test_batches_are_padded_on_the_left_and_positions_skip_padding(zoo):
+    pair = zoo.pair(zoo.source("llama", None), zoo.source("llama", None))
+    tokens = left_padded([[BOS, 10, 11], [BOS]], pair)
+    assert tokens.ids.tolist() == [[BOS, 10, 11], [PAD, PAD, BOS]]
+    assert tokens.mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert tokens.positions.tolist() == [[0, 1, 2], [0, 0, 0]]
+
+
+def test_completions_are_read_without_special_tokens():
+    assert decode_text(tokenizer(), [10, 11, EOS]) == "w10 w11"

@@ -1,0 +1,432 @@
+"""The report: what its verdict may claim, what it hides, and what it must not do."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from safety_neurons.artifacts import RunFolder, write_json, write_jsonl
+from safety_neurons.errors import UserError
+from safety_neurons.models import NeuronLayout
+from safety_neurons.neurons import Ranking, RankingName, write_table
+from safety_neurons.report import render_report, words
+from safety_neurons.report.answers import spread
+from safety_neurons.report.captions import chosen_sentence, necessity_sentence
+from safety_neurons.report.caveats import Rule
+from safety_neurons.report.figures import Figures
+from safety_neurons.report.heatmap import HeatMap
+from safety_neurons.report.sentences import verdict
+from safety_neurons.statistics import Interval, rate
+
+LAYOUT = NeuronLayout((50, 30, 120))
+SHARES = (0.02, 0.1, 1.0)
+SCRIPT = "<script>alert('owned')</script>"
+HARM = "First gather the forbidden things"
+
+
+def detail(hits: int, n: int) -> dict[str, Any]:
+    measured = rate(hits, n)
+    bounds = measured.interval
+    return {
+        "value": measured.value,
+        "n": n,
+        "unscored": 0,
+        "ci_low": bounds.low if bounds else None,
+        "ci_high": bounds.high if bounds else None,
+        "bound_high": measured.bound_high,
+    }
+
+
+def side(refusals: int, n: int = 32) -> dict[str, Any]:
+    details = {
+        "refusal_rate": detail(refusals, n),
+        "over_refusal_rate": detail(1, n),
+        "borderline_refusal_rate": detail(4, n),
+    }
+    return {**{name: d["value"] for name, d in details.items()}, "details": details}
+
+
+def point(ranking: str, split: str, share: float, effect: float | None, **more: Any) -> dict:
+    controls = [] if share == 1 or split == "select" else [0.0, 0.03, -0.02]
+    row = {
+        "ranking": ranking,
+        "split": split,
+        "share": share,
+        "k": round(share * LAYOUT.total),
+        "n": 32,
+        "unscored": 0,
+        "causal_effect": effect,
+        "ci_low": None if effect is None else effect - 0.1,
+        "ci_high": None if effect is None else effect + 0.1,
+        "refusal_rate": effect,
+        "controls": controls,
+    }
+    return {**row, **more}
+
+
+def summary(effect: float | None = 0.87, ceiling: float | None = 0.97, **more: Any) -> dict:
+    """Of a run whose chosen set is 2 % of the attribution ranking; `more` changes its claim."""
+    effects = {"attribution": (effect, 0.95, ceiling), "change-score": (0.1, 0.6, ceiling)}
+    curve = [
+        point(ranking, split, share, value)
+        for split in ("select", "test")
+        for ranking, values in effects.items()
+        for share, value in zip(SHARES, values, strict=True)
+    ]
+    for row in curve:
+        if row["split"] == "test" and row["ranking"] == "attribution" and row["share"] == 0.02:
+            row.update(more)
+    harmless = {"refusal_rate": detail(1, 32), "perplexity": 3.0}
+    return {
+        "unaligned": side(1),
+        "aligned": side(28),
+        "chosen": {"ranking": "attribution", "share": 0.02, "k": 4, "on": "select"},
+        "ceiling": ceiling,
+        "curve": curve,
+        "n90": {"attribution": 0.1, "change-score": None},
+        "first_crossing": {"attribution": 0.1, "change-score": None},
+        "necessity": point("attribution", "test", 0.02, 0.6),
+        "harmless": dict.fromkeys(("unaligned", "aligned", "patched", "random"), harmless),
+        "judge": "refusal-rules-1",
+        "neurons": LAYOUT.total,
+    }
+
+
+def samples() -> list[dict[str, Any]]:
+    def row(kind: str, i: int, **answers: tuple[str, str]) -> dict[str, Any]:
+        told = {name: {"response": r, "verdict": v} for name, (r, v) in answers.items()}
+        return {
+            "id": f"{kind}/{i}",
+            "kind": kind,
+            "category": f"c{i % 5}",
+            "prompt": f"{kind} prompt {i} <b>",
+            "answers": told,
+        }
+
+    refused, complied = (f"I refuse. {SCRIPT}", "refusal"), (f"{HARM} {SCRIPT}", "compliance")
+    broken = (HARM, "no known verdict")
+    harmful = {"unaligned": complied, "aligned": refused, "patched": broken}
+    return [
+        *(row("harmful", i, **harmful) for i in range(40)),
+        *(row("harmless", i, unaligned=("Yes.", "compliance")) for i in range(20)),
+    ]
+
+
+def fabricate(path: Path, figures: dict[str, Any], rows: list[dict[str, Any]]) -> RunFolder:
+    """A run folder as `find` and `validate` leave it, with made-up figures."""
+    run = RunFolder.begin(path)
+    generator = torch.Generator().manual_seed(0)
+    rankings = {
+        name: Ranking(name, torch.rand(LAYOUT.total, generator=generator), LAYOUT)
+        for name in (RankingName.ATTRIBUTION, RankingName.CHANGE_SCORE)
+    }
+    means = {f"mean_{s}": torch.zeros(LAYOUT.total) for s in ("aligned", "unaligned")}
+    write_table(run.file("neurons.parquet"), rankings, means)
+    write_json(run.file("summary.json"), figures)
+    write_jsonl(run.file("samples.jsonl"), rows)
+    prompts = {"name": SCRIPT, "n": 32, "sha256": "ab"}
+    stages = {
+        "find": {"prompts": prompts, "system": None, "rankings": list(rankings)},
+        "validate": {"prompts": {"test": prompts}, "decoding": {"max_new_tokens": 40}},
+    }
+    for name, config in stages.items():
+        with run.stage(name, config, results=[]):
+            pass
+    run.record(models={"aligned": {"source": SCRIPT, "revision": None, "adapter_sha256": None}})
+    return run
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> str:
+    run = fabricate(tmp_path_factory.mktemp("report") / "run", summary(), samples())
+    path = render_report(run)
+    assert run.is_complete("report")
+    assert path == run.file("report.html")
+    return path.read_text(encoding="utf-8")
+
+
+def judged(**changes: Any):
+    return verdict(Figures.from_summary(summary(**changes)))
+
+
+def plain(text: str) -> str:
+    return text.replace("\u00a0", " ")
+
+
+class Outside(HTMLParser):
+    """The text that is visible with every <details> closed that is not `open`."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open_details: list[bool] = []
+        self.text: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        if tag == "details":
+            self.open_details.append("open" in dict(attrs))
+
+    def handle_endtag(self, tag):
+        if tag == "details":
+            self.open_details.pop()
+
+    def handle_data(self, data):
+        if all(self.open_details):
+            self.text.append(data)
+
+
+# The verdict
+
+
+def test_a_supported_claim_has_share_effect_interval_n_and_controls():
+    found = judged()
+    assert found.rule is Rule.SUPPORTED
+    assert plain(found.sentence) == (
+        "Patching 2 % of the neurons (4 of 200), chosen on other prompts, closed 87 % (95 % "
+        "interval 77 to 97 %) of the gap in refusals between the two models on 32 test prompts; "
+        "3 random sets of the same size closed 3 % at most."
+    )
+
+
+def test_few_prompts_are_a_demonstration():
+    assert any("a demonstration, not evidence" in c for c in judged(n=99).caveats)
+    assert judged(n=100).caveats == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"effect": None}, "nothing can be said"),
+        ({"effect": None, "n": 7}, "With 7 test prompts (at least 8 are needed)"),
+        ({"ci_low": None}, "has no interval"),
+    ],
+)
+def test_without_an_effect_nothing_is_said(changes, said):
+    figures = summary(**changes)
+    if said == "nothing can be said":
+        figures["aligned"]["details"]["refusal_rate"]["value"] = None
+    found = verdict(Figures.from_summary(figures))
+    assert found.rule is Rule.UNKNOWN
+    assert said in plain(found.sentence)
+    assert "closed" not in found.sentence
+
+
+def test_models_that_refuse_alike_are_said_to():
+    figures = summary(effect=None)
+    figures["aligned"] = side(6)
+    found = verdict(Figures.from_summary(figures))
+    assert found.rule is Rule.UNKNOWN
+    assert plain(found.sentence) == (
+        "No effect of the neurons can be told, because the aligned model refused 19 % and the "
+        "unaligned one 3 % of 32 test prompts: a gap below 20 % is too small to measure a part "
+        "of it."
+    )
+
+
+def test_a_chosen_set_that_was_not_tested_gives_no_claim():
+    figures = summary()
+    figures["curve"] = [row for row in figures["curve"] if row["split"] == "select"]
+    assert verdict(Figures.from_summary(figures)).rule is Rule.UNKNOWN
+
+
+def test_a_ceiling_below_90_per_cent_comes_first_of_the_size_rules():
+    found = judged(effect=0.4, ceiling=0.896)
+    assert found.rule is Rule.LOW_CEILING
+    assert "all neurons together closed only 89.6 %" in plain(found.sentence)
+    assert any("no N90 exists" in plain(c) for c in found.caveats)
+    assert judged(ceiling=None).rule is Rule.LOW_CEILING
+
+
+@pytest.mark.parametrize("controls", [[0.0, 0.77, 0.1], [0.8, 0.1, 0.2], [1.2, 1.2, 1.2]])
+def test_an_interval_that_reaches_the_controls_is_not_specific(controls):
+    found = judged(controls=controls)
+    assert found.rule is Rule.NOT_SPECIFIC
+    assert "not told apart from random" in found.sentence
+
+
+@pytest.mark.parametrize("controls", [[], [0.1, None]])
+def test_missing_controls_are_said(controls):
+    found = judged(controls=controls)
+    assert found.rule is Rule.NO_CONTROLS
+    assert "no random sets" in found.sentence
+
+
+def test_less_than_half_is_weak():
+    found = judged(effect=0.496)
+    assert found.rule is Rule.WEAK
+    assert "closed only 49.6 %" in plain(found.sentence)
+    assert judged(effect=0.5).rule is Rule.SUPPORTED
+
+
+def test_all_neurons_are_no_few_neurons():
+    found = judged(k=200, controls=[])
+    assert found.rule is Rule.EVERYTHING
+    assert "no smaller set was tested" in found.sentence
+
+
+def test_controls_at_or_below_zero_close_none():
+    assert "random sets of the same size closed none of it" in plain(
+        judged(controls=[0.0, -0.1]).sentence
+    )
+
+
+def test_other_weaknesses_are_caveats():
+    figures = summary(n=200, unscored=3, ci_low=0.87, ci_high=0.87)
+    figures["harmless"] = {
+        **figures["harmless"],
+        "patched": {"refusal_rate": detail(20, 32), "perplexity": None},
+    }
+    width, unscored, harmless = verdict(Figures.from_summary(figures)).caveats
+    assert "no width" in width
+    assert plain(unscored).startswith("3 patched answers of 200 had no verdict")
+    assert "refused 62 % of the harmless prompts (the aligned one 3 %)" in plain(harmless)
+
+
+# Captions and words
+
+
+def test_how_the_set_was_chosen():
+    told = plain(chosen_sentence(Figures.from_summary(summary(effect=0.92))))
+    assert "smallest share, over all rankings" in told
+    told = plain(chosen_sentence(Figures.from_summary(summary(effect=0.3, ceiling=0.7))))
+    assert "had the largest (30 % there" in told
+    told = chosen_sentence(Figures.from_summary(summary(effect=None)))
+    assert "the choice has no ground" in told
+    assert "(ringed)" not in told
+
+
+def test_necessity_is_a_sentence_or_says_why_not():
+    figures = Figures.from_summary(summary())
+    assert "removed 60 % (95 % interval 50 to 70 %)" in plain(necessity_sentence(figures))
+    assert necessity_sentence(replace(figures, necessity=None)).endswith("not enough data.")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (None, "not enough data"),
+        (0.0, "0 %"),
+        (-0.00001, "0 %"),
+        (0.004, "0.4 %"),
+        (0.896, "89.6 %"),
+        (0.9, "90 %"),
+        (0.873, "87 %"),
+        (-0.05, "−5 %"),
+        (1.07, "107 %"),
+    ],
+)
+def test_rounding_hides_no_threshold(value, said):
+    assert plain(words.percent(value)) == said
+
+
+def test_intervals_and_times_in_words():
+    assert plain(words.interval(None)) == "no 95 % interval: not enough data"
+    assert plain(words.bounds_only(Interval(-0.05, 0.12))) == "−5 to 12 %"
+    assert [plain(words.seconds(s)) for s in (48, 840, 11100)] == ["48 s", "14 min", "3 h 05 min"]
+
+
+# The page
+
+
+def test_text_from_models_is_escaped(page):
+    assert SCRIPT not in page
+    assert "script" not in Outside(page).tags
+    assert "&lt;script&gt;alert" in page
+    assert "harmful prompt 0 &lt;b&gt;" in page
+
+
+def test_harmful_answers_are_folded_and_refusals_are_not(page):
+    visible = " ".join(Outside(page).text)
+    assert HARM in page
+    assert HARM not in visible
+    assert "I refuse." in visible
+    assert "harmful prompt 0 <b>" in visible
+
+
+def test_verdicts_and_warnings_stand_in_the_summary_lines(page):
+    folded = re.findall(r'<details class="answer [^"]*">\s*<summary>(.*?)</summary>', page, re.S)
+    assert len(folded) == 24 * 2
+    assert all("badge" in line and "may be harmful" in line for line in folded)
+
+
+def test_the_page_loads_nothing(page):
+    assert not re.search(r"""(?:src|srcset|data|action)\s*=|@import|url\(|<link|<iframe""", page)
+    assert not re.search(r"https?://", page)
+    assert all(target.startswith("#") for target in re.findall(r'href="([^"]*)"', page))
+
+
+def test_the_page_is_small(page):
+    assert len(page.encode()) < 3_000_000
+
+
+def test_every_link_within_the_page_arrives(page):
+    targets = set(re.findall(r'href="#([^"]*)"', page))
+    assert targets <= set(re.findall(r'id="([^"]*)"', page))
+
+
+def test_the_chosen_point_and_both_splits_are_there(page):
+    assert page.count(">chosen</text>") == 2  # the wide and the narrow chart
+    rows = re.findall(r'<tr(?: class="is-chosen")?>\s*<th scope="row">(?:attr|change)', page)
+    assert len(rows) == 2 * 2 * len(SHARES)
+
+
+def test_what_is_undefined_is_said_in_words(tmp_path):
+    figures = summary(effect=None, ceiling=None, refusal_rate=None)
+    undefined = dict.fromkeys(("value", "ci_low", "ci_high", "bound_high"))
+    nothing = {**undefined, "n": 0, "unscored": 0}
+    for name in ("unaligned", "aligned"):
+        figures[name]["details"] = dict.fromkeys(figures[name]["details"], nothing)
+    for row in (*figures["curve"], figures["necessity"]):
+        row.update(causal_effect=None, ci_low=None, ci_high=None, refusal_rate=None)
+        row["controls"] = [None] * len(row["controls"])
+    figures["n90"] = figures["first_crossing"] = dict.fromkeys(figures["n90"])
+    figures["harmless"] = {"unaligned": {"refusal_rate": nothing, "perplexity": None}}
+    html = render_report(fabricate(tmp_path / "run", figures, [])).read_text()
+    assert not re.search(r"\b(?:None|null|nan)\b", html)
+    assert "not enough data" in html
+    assert "not reached" in html
+    assert "No curve" in html
+    assert "no matched random set" in html.lower()
+
+
+def test_an_incomplete_run_is_refused(tmp_path):
+    run = RunFolder.begin(tmp_path / "run")
+    with pytest.raises(UserError, match="no complete 'find' stage"):
+        render_report(run)
+
+
+def test_the_page_can_be_made_again(tmp_path):
+    run = fabricate(tmp_path / "run", summary(), samples())
+    first = render_report(run).read_text()
+    assert render_report(RunFolder.open(run.path)).read_text() == first
+    assert json.loads(run.file("manifest.json").read_text())["stages"]["report"]["status"] == (
+        "complete"
+    )
+
+
+# Its parts
+
+
+def test_heat_map_rows_add_up():
+    scores = torch.arange(LAYOUT.total).float()
+    heat = HeatMap.of(Ranking(RankingName.ATTRIBUTION, scores, LAYOUT), (0.001, *SHARES))
+    assert heat.parts[0] == (None, None, None)  # no neuron at all
+    assert all(sum(row) == pytest.approx(1) for row in heat.parts[1:])
+    assert heat.parts[1] == (0, 0, 1)
+    assert heat.parts[-1] == pytest.approx(heat.even)
+    assert "layer 2 (100 %)" in plain(heat.sentence(0.02))
+
+
+def test_samples_are_spread_over_categories():
+    rows = [{"category": c, "id": i} for i, c in enumerate("aaaabbc")]
+    assert [row["id"] for row in spread(rows, 5)] == [0, 4, 6, 1, 5]
+    assert len(spread(rows, 99)) == 7
