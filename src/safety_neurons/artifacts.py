@@ -99,11 +99,16 @@ class RunFolder:
             )
 
     @contextlib.contextmanager
-    def stage(self, name: str, config: dict[str, Any], results: Iterable[str]) -> Iterator[None]:
+    def stage(
+        self, name: str, config: dict[str, Any], results: Iterable[str]
+    ) -> Iterator[Callable[[], float]]:
         """A stage from `running` to `complete`, with its options and seconds recorded.
 
         Args:
             results: files that this stage writes; older ones are removed first.
+
+        Yields:
+            A function that tells the seconds that the stage took so far, stops not counted.
         """
         earlier = self.manifest["stages"].get(name, {})
         before = earlier.get("seconds", 0.0) if earlier.get("status") == "running" else 0.0
@@ -113,11 +118,15 @@ class RunFolder:
             self.file(result).unlink(missing_ok=True)
         self._write_manifest()
         started = time.monotonic()
+
+        def elapsed() -> float:
+            return round(before + time.monotonic() - started, 2)
+
         try:
-            yield
+            yield elapsed
             entry["status"] = "complete"
         finally:
-            entry["seconds"] = round(before + time.monotonic() - started, 2)
+            entry["seconds"] = elapsed()
             self._write_manifest()
 
     def config(self, stage: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -130,13 +129,10 @@ def load_pair_of(run: RunFolder, *, dtype: str, device: str | None) -> ModelPair
 
 def quiet_libraries() -> None:
     """Our own bars and errors speak; the libraries' progress and advice do not."""
-    import torch
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    if hasattr(os, "sched_getaffinity"):
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
 
 
 def bars() -> Progress:

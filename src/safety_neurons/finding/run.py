@@ -87,7 +87,8 @@ def find(
                 "total": pair.layout.total,
                 "widths": list(pair.layout.widths),
                 "site": "input of the down projection, after adapter scaling",
-                "positions": "last prompt token to the token before the last completion token",
+                "contrasted": "last prompt token to the token before the last completion token",
+                "patched": "every position of the prompt and each new one",
             },
         )
         completions = complete(pair, prompts, options.sides, options.decoding, chat, run, progress)

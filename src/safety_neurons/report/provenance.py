@@ -115,7 +115,8 @@ def _facts(manifest: Mapping[str, Any], judge: str) -> Iterator[tuple[str, str]]
     yield "Weights shared in memory", _YES_NO.get(str(shared), "not recorded")
     yield "Neurons", f"{count(neurons.get('total'))} in {plural(len(widths), 'layer')}"
     yield "Site of a neuron", neurons.get("site", "not recorded")
-    yield "Positions contrasted", neurons.get("positions", "not recorded")
+    yield "Positions contrasted", neurons.get("contrasted", "not recorded")
+    yield "Positions patched", neurons.get("patched", "not recorded")
     yield "Chat template (sha256)", chat.get("template_sha256") or "none: prompts as they are"
     yield "System prompt", chat.get("system_prompt") or "none given (the template may have its own)"
     yield "Judge of refusals", judge
