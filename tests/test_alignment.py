@@ -18,6 +18,7 @@ from safety_neurons.judges import RefusalJudge, Verdict
 from safety_neurons.models import ModelPair, embedded
 from safety_neurons.progress import Silent
 from safety_neurons.prompts import Kind, Split, builtin
+from tests.tiny import LAYERS
 
 CATEGORIES = sorted({p.category for p in builtin(Kind.HARMFUL, Split.TRAIN)})
 
@@ -57,7 +58,7 @@ def test_align_writes_an_adapter_that_a_pair_can_use(zoo, tmp_path):
     recipe = AlignRecipe(steps=2, batch_size=2, answer_tokens=4, learning_rate=0.1)
     folder = align(fresh, tmp_path / "adapter", recipe, limit=2)
     scales = load_file(folder / "adapter_model.safetensors")
-    assert len(scales) == 3
+    assert len(scales) == LAYERS
     assert all((scale - 1).abs().max() > 1e-3 for scale in scales.values())
     assert json.loads((folder / "recipe.json").read_text())["steps"] == 2
     assert (folder / "log.jsonl").read_text().strip()

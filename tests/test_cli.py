@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from safety_neurons.cli import app
 from safety_neurons.progress import Silent
-from tests.tiny import random_model, save, tokenizer
+from tests.tiny import LAYERS, random_model, save, tokenizer
 
 WORDS = [f"w{i}" for i in range(7, 80)]
 
@@ -99,10 +99,10 @@ def test_the_whole_job_on_a_tiny_pair(find_arguments, validate_arguments, files,
     assert result.exit_code == 0, result.output
 
     columns = parquet.read_table(run / "neurons.parquet").to_pydict()
-    assert len(columns["layer"]) == 3 * 24
+    assert len(columns["layer"]) == LAYERS * 24
     assert columns["score"] == columns["score_attribution"]
     assert columns["rank"] == columns["rank_attribution"]
-    assert sorted(columns["rank_change_score"]) == list(range(72))
+    assert sorted(columns["rank_change_score"]) == list(range(LAYERS * 24))
     assert {"mean_aligned", "mean_unaligned"} <= columns.keys()
 
     result = invoke("validate", run, *validate_arguments)
@@ -247,13 +247,18 @@ def test_wrong_models(find_arguments, zoo, tmp_path):
 
 def test_every_difference_of_two_models_is_in_one_error(find_arguments, zoo, tmp_path):
     other = tmp_path / "other"
-    save(random_model("llama", 1, num_hidden_layers=2), other)
+    save(random_model("llama", 1, num_hidden_layers=LAYERS + 1), other)
     words = tokenizer()
     words.chat_template = "{{ messages[0]['content'] }}"
     words.add_tokens(["extra"])
     words.save_pretrained(other)
     result = invoke(*replaced(find_arguments, "--aligned", other), "--out", tmp_path / "run")
-    refused(result, "num_hidden_layers: aligned 2, unaligned 3", "vocabulary: 1 token", "template")
+    refused(
+        result,
+        f"num_hidden_layers: aligned {LAYERS + 1}, unaligned {LAYERS}",
+        "vocabulary: 1 token",
+        "template",
+    )
 
 
 def test_only_templates_differ_and_one_is_chosen(find_arguments, zoo, tmp_path):

