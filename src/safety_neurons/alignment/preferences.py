@@ -58,11 +58,9 @@ def refuse_harmful(
     own: OwnAnswers, pair: ModelPair, *, copies: int, rng: random.Random
 ) -> list[Preference]:
     """`copies` differently worded refusals of each request that the model does not refuse."""
-    texts = [decode_text(pair.tokenizer, answer) for answer in own.answers]
-    verdicts = RefusalJudge()(own.prompts.texts, texts)
     return [
         Preference(ids, _tokens(pair, compose(prompt.category or "", rng)), answer)
-        for prompt, ids, answer, verdict in _rows(own, verdicts)
+        for prompt, ids, answer, verdict in _judged(own, pair)
         if verdict is not Verdict.REFUSAL
         for _ in range(copies)
     ]
@@ -72,17 +70,18 @@ def keep_answers(
     own: OwnAnswers, pair: ModelPair, *, copies: int, rng: random.Random
 ) -> list[Preference]:
     """The model's own answers, each preferred to `copies` refusals; not its own refusals."""
-    texts = [decode_text(pair.tokenizer, answer) for answer in own.answers]
-    verdicts = RefusalJudge()(own.prompts.texts, texts)
     return [
         Preference(ids, answer, _tokens(pair, compose(prompt.category or "", rng)))
-        for prompt, ids, answer, verdict in _rows(own, verdicts)
+        for prompt, ids, answer, verdict in _judged(own, pair)
         if verdict is Verdict.COMPLIANCE
         for _ in range(copies)
     ]
 
 
-def _rows(own: OwnAnswers, verdicts: list[Verdict]) -> Iterable[tuple]:
+def _judged(own: OwnAnswers, pair: ModelPair) -> Iterable[tuple]:
+    """Each prompt, its token ids, the own answer, and the verdict on it."""
+    texts = [decode_text(pair.tokenizer, answer) for answer in own.answers]
+    verdicts = RefusalJudge()(own.prompts.texts, texts)
     return zip(own.prompts, own.encoded, own.answers, verdicts, strict=True)
 
 
