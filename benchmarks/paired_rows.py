@@ -41,7 +41,7 @@ def measure(dtype: torch.dtype, repeats: int = 5) -> dict[str, Any]:
     model = pair.sides[Side.UNALIGNED].model
 
     def patched() -> object:
-        return decode(pair, prompts, Side.UNALIGNED, patch=neurons, max_new_tokens=NEW_TOKENS)
+        return decode(pair, prompts, Side.UNALIGNED, [neurons], max_new_tokens=NEW_TOKENS)
 
     def plain() -> object:
         return model.generate(

@@ -15,10 +15,10 @@ from safety_neurons.alignment.refusals import OPENINGS, compose
 from safety_neurons.errors import UserError
 from safety_neurons.generation import Decoding
 from safety_neurons.judges import RefusalJudge, Verdict
-from safety_neurons.models import ModelPair, embedded
+from safety_neurons.models import ModelPair, Side, embedded
 from safety_neurons.progress import Silent
 from safety_neurons.prompts import Kind, Split, builtin
-from tests.tiny import LAYERS
+from tests.tiny import LAYERS, load
 
 CATEGORIES = sorted({p.category for p in builtin(Kind.HARMFUL, Split.TRAIN)})
 
@@ -61,13 +61,37 @@ def test_align_writes_an_adapter_that_a_pair_can_use(zoo, tmp_path):
     assert len(scales) == LAYERS
     assert all((scale - 1).abs().max() > 1e-3 for scale in scales.values())
     assert json.loads((folder / "recipe.json").read_text())["steps"] == 2
-    assert (folder / "log.jsonl").read_text().strip()
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log] == [1, 2]
+    assert log[0]["margin"] == pytest.approx(0, abs=1e-5)  # nothing is learned before a step
+    assert log[1]["margin"] != 0
+    read = torch.tensor([[1, 9, 8]])
+    bare, left = load(source)(read).logits, fresh.sides[Side.UNALIGNED].model(read).logits
+    torch.testing.assert_close(left.double(), bare, rtol=0, atol=1e-4)
     pair = ModelPair.load(f"{source}+{folder}", source, dtype=torch.float32, device="cpu")
     assert pair.shared
     rates = evaluate(pair, folder, limit=2)
     assert rates["aligned, harmful"]["n"] == 2
     with pytest.raises(UserError, match="exists already"):
         align(fresh, folder, recipe)
+
+
+def test_training_makes_the_preferred_completions_likelier(zoo, tmp_path):
+    """The tiny tokenizer cannot tell the prompts apart, so only likelihood can be learned."""
+    source = zoo.source("llama", None)
+    pair = ModelPair.load(source, source, dtype=torch.float32, device="cpu")
+    recipe = AlignRecipe(steps=20, batch_size=4, answer_tokens=4, learning_rate=0.05)
+    folder = align(pair, tmp_path / "adapter", recipe, limit=2)
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    nats = [row["chosen_nats_per_token"] for row in log]
+    assert sum(nats[-5:]) < 0.9 * sum(nats[:5])
+
+
+def test_a_model_with_an_adapter_is_not_aligned_as_if_it_had_none(zoo, tmp_path):
+    source = zoo.source("llama", "lora")
+    pair = ModelPair.load(source, source, dtype=torch.float32, device="cpu")
+    with pytest.raises(UserError, match="has an adapter"):
+        align(pair, tmp_path / "adapter")
 
 
 def test_a_recipe_without_steps_is_refused():

@@ -179,7 +179,9 @@ def test_a_stopped_validation_leaves_no_summary_and_goes_on(
 ):
     run = tmp_path / "run"
     assert invoke(*find_arguments, "--out", run).exit_code == 0
-    monkeypatch.setattr("safety_neurons.cli.options.bars", lambda: Interrupting("attr", 0))
+    monkeypatch.setattr(
+        "safety_neurons.cli.options.bars", lambda: Interrupting("attribution (test)", 0)
+    )
     assert invoke("validate", run, *validate_arguments).exit_code == 130
     assert not (run / "summary.json").exists()
     refused(invoke("report", run), "no complete 'validate' stage")

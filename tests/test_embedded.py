@@ -61,9 +61,8 @@ def test_patching_all_neurons_gives_the_aligned_models_answers(pair):
         max_new_tokens=12,
     )
     aligned = decode(pair, prompts, Side.ALIGNED, max_new_tokens=12)
-    patched = decode(
-        pair, prompts, Side.UNALIGNED, patch=NeuronSet.all(pair.layout), max_new_tokens=12
-    )
+    everything = [NeuronSet.all(pair.layout)]
+    patched = decode(pair, prompts, Side.UNALIGNED, everything, max_new_tokens=12)
     unaligned = decode(pair, prompts, Side.UNALIGNED, max_new_tokens=12)
     assert patched == aligned
     assert patched != unaligned

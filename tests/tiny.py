@@ -27,7 +27,7 @@ from transformers import (
 
 from safety_neurons.models import ModelPair
 
-GATED = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
+GATED = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gemma3")
 ARCHITECTURES = (*GATED, "gpt2", "gpt_neox")
 
 VOCABULARY = 80
@@ -59,6 +59,21 @@ SIZES: dict[str, dict] = {
     "qwen3": _MODERN,
     "gemma2": {**_MODERN, **_WINDOW, **_GEMMA},
     "gemma3_text": {**_MODERN, **_WINDOW, **_GEMMA},
+    "gemma3": {
+        "text_config": {**_COMMON, **_MODERN, **_WINDOW, **_GEMMA},
+        "vision_config": {
+            "hidden_size": 8,
+            "intermediate_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 8,
+            "patch_size": 4,
+        },
+        "mm_tokens_per_image": 4,
+        "image_token_index": VOCABULARY - 1,
+        "tie_word_embeddings": False,
+        "initializer_range": 0.6,
+    },
     "gpt2": {
         "n_embd": 16,
         "n_layer": LAYERS,
@@ -86,6 +101,7 @@ _GATED_PARTS = {
 }
 PARTS: dict[str, dict] = {
     **dict.fromkeys(GATED, _GATED_PARTS),
+    "gemma3": {**_GATED_PARTS, "layer": "model.language_model.layers.{}"},
     "gpt2": {
         "layer": "transformer.h.{}",
         "down": "mlp.c_proj",
@@ -132,7 +148,8 @@ def random_model(architecture: str, seed: int = 0, **changes) -> PreTrainedModel
     model = AutoModelForCausalLM.from_config(config).double()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.dim() == 1:  # norms and biases start at constants
+            # Norms, biases and the projection of images start at constants.
+            if parameter.dim() == 1 or "mm_input_projection" in name:
                 parameter += 0.2 * torch.randn_like(parameter)
             assert parameter.abs().sum() > 0, name
     return model.eval().requires_grad_(False)

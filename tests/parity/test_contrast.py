@@ -185,7 +185,7 @@ def test_attribution_leaves_no_gradient_behind(zoo):
 def patched_likelihood(pair: ModelPair, neurons: NeuronSet) -> torch.Tensor:
     """Sum over prompts of the aligned answer's mean log-likelihood in the patched model."""
     batch = ForcedBatch.of(prompts(), COMPLETIONS, pair)
-    edits = [PatchEdit(neurons, A)]
+    edits = [PatchEdit([neurons], A)]
     with PairedRows(pair, dict.fromkeys(Side, len(batch)), edits=edits, first=A) as rows:
         logits = rows.forward(dict.fromkeys(Side, batch.tokens), logits=0)[U]
     return sum(

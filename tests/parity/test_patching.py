@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from safety_neurons.errors import InterventionError
-from safety_neurons.generation import Decoding, PatchEdit, answer, decode, left_padded
+from safety_neurons.generation import (
+    Decoding,
+    PatchEdit,
+    Setting,
+    answer,
+    decode,
+    left_padded,
+)
 from safety_neurons.models import ModelPair, PairedRows, Side, Tokens
 from safety_neurons.neurons import NeuronSet
 from tests.tiny import (
@@ -40,20 +49,34 @@ def columns_of(neurons: NeuronSet) -> dict[int, list[int]]:
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """`decode`, and the recipient's last logits of every pass that it made: `step batch vocab`."""
-    passes: list[dict] = []
-    forward = PairedRows.forward
+    """`decode` under one patch, and of each prompt the recipient's logits, `step vocab`."""
+    labels: list[int] = []
+    seen: dict[int, list[torch.Tensor]] = {}
+    recipient = U
+    forward, rearrange = PairedRows.forward, PairedRows.rearrange
 
-    def recording(self, *args, **kwargs):
-        passes.append(forward(self, *args, **kwargs))
-        return passes[-1]
+    def watched_forward(self, tokens, **options):
+        out = forward(self, tokens, **options)
+        if recipient in out:
+            labels[:] = labels or range(len(out[recipient]))
+            for label, logits in zip(labels, out[recipient][:, -1], strict=True):
+                seen.setdefault(label, []).append(logits)
+        return out
 
-    monkeypatch.setattr(PairedRows, "forward", recording)
+    def watched_rearrange(self, rows):
+        # The row that has read what all prompts share becomes a row for each prompt.
+        labels[:] = [labels[i] for i in rows[recipient]] if labels else range(len(rows[recipient]))
+        rearrange(self, rows)
 
-    def run(pair, asked, recipient, **options):
-        passes.clear()
-        completions = decode(pair, asked, recipient, max_new_tokens=STEPS, **options)
-        return completions, torch.stack([one[recipient][:, -1] for one in passes])
+    monkeypatch.setattr(PairedRows, "forward", watched_forward)
+    monkeypatch.setattr(PairedRows, "rearrange", watched_rearrange)
+
+    def run(pair, asked, side, patch=None):
+        nonlocal recipient
+        recipient = side
+        labels.clear(), seen.clear()
+        (completions,) = decode(pair, asked, side, [patch], max_new_tokens=STEPS)
+        return completions, [torch.stack(seen[row]) for row in range(len(asked))]
 
     return run
 
@@ -72,7 +95,7 @@ def assert_completions(found, expected) -> None:
     completions, logits = found
     for row, (tokens, row_logits) in enumerate(expected):
         assert completions[row] == tokens
-        torch.testing.assert_close(logits[: len(tokens), row], row_logits, **EXACT)
+        torch.testing.assert_close(logits[row][: len(tokens)], row_logits, **EXACT)
 
 
 # Identity.
@@ -81,7 +104,7 @@ def assert_completions(found, expected) -> None:
 @torch.no_grad()
 def cached_logits(pair: ModelPair, asked, neurons: NeuronSet | None, donor: Side = A) -> list:
     """Logits of both sides over a prefill and two cached steps on fixed tokens."""
-    edits = [] if neurons is None else [PatchEdit(neurons, donor)]
+    edits = [] if neurons is None else [PatchEdit([neurons], donor)]
     tokens, out = left_padded(asked, pair), []
     with PairedRows(
         pair, dict.fromkeys(Side, len(asked)), edits=edits, first=donor, cached=True
@@ -93,22 +116,36 @@ def cached_logits(pair: ModelPair, asked, neurons: NeuronSet | None, donor: Side
     return out
 
 
-@pytest.mark.parametrize(
-    ("separate", "kind"), [(False, "ia3"), (False, "lora"), (True, None), (True, "ia3")]
-)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_patching_a_model_with_itself_changes_no_bit(zoo, architecture, separate, kind):
-    source = other = zoo.source(architecture, kind)
-    if separate:
-        other = source.replace(str(zoo.base(architecture)), str(zoo.copy(architecture)), 1)
-    pair = zoo.pair(source, other)
-    assert pair.shared is not separate
+def patched_with_itself(pair: ModelPair) -> Iterator[tuple[dict, dict]]:
+    """Logits of both sides without a patch, and with patches of several sizes."""
     plain = cached_logits(pair, prompts(), None)
     for share in (0.1, 0.5, 1.0):
-        patched = cached_logits(pair, prompts(), some_neurons(pair, share))
-        for before, after in zip(plain, patched, strict=True):
-            assert torch.equal(before[A], after[A])
-            assert torch.equal(before[U], after[U])
+        yield from zip(
+            plain, cached_logits(pair, prompts(), some_neurons(pair, share)), strict=True
+        )
+
+
+@pytest.mark.parametrize("kind", [None, "ia3"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_patching_a_separate_copy_into_a_model_changes_no_bit(zoo, architecture, kind):
+    source = zoo.source(architecture, kind)
+    other = source.replace(str(zoo.base(architecture)), str(zoo.copy(architecture)), 1)
+    pair = zoo.pair(source, other)
+    assert not pair.shared
+    for before, after in patched_with_itself(pair):
+        assert torch.equal(before[A], after[A])
+        assert torch.equal(before[U], after[U])
+
+
+@pytest.mark.parametrize("kind", ["ia3", "lora"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_patching_rows_of_a_model_into_others_changes_nothing(zoo, architecture, kind):
+    """To the last bits alone: some processors round a row by where it lies in the batch."""
+    pair = zoo.pair(zoo.source(architecture, kind), zoo.source(architecture, kind))
+    assert pair.shared
+    for before, after in patched_with_itself(pair):
+        assert torch.equal(before[A], after[A])
+        torch.testing.assert_close(before[U], after[U], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -230,7 +267,8 @@ def test_paired_rows_equal_separate_models(zoo, decoded, architecture, kind, rec
     neurons = some_neurons(shared)
     found = [decoded(pair, prompts(), recipient, patch=neurons) for pair in (shared, separate)]
     assert found[0][0] == found[1][0]
-    torch.testing.assert_close(found[0][1], found[1][1], **EXACT)
+    for row, other in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(row, other, **EXACT)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -239,43 +277,163 @@ def test_a_ragged_batch_equals_its_rows_one_by_one(zoo, decoded, architecture):
     asked, neurons = prompts((1, 14, 2, 6, 9)), some_neurons(pair)
     singles = []
     for prompt in asked:
-        (tokens,), logits = decoded(pair, [prompt], U, patch=neurons)
-        singles.append((tokens, logits[:, 0]))
+        (tokens,), (logits,) = decoded(pair, [prompt], U, patch=neurons)
+        singles.append((tokens, logits))
     assert_completions(decoded(pair, asked, U, patch=neurons), singles)
+
+
+# Several patches at once.
+
+
+def begun_alike() -> list[list[int]]:
+    """Prompts of different lengths that begin with the same six tokens, one with nothing more
+    than a token of its own, and one of them twice."""
+    shared, *_ = prompts((6,), seed=9)
+    own = [one[1:] for one in prompts((2, 6, 4), seed=3)]
+    return [shared + tokens for tokens in (*own, own[1])]
+
+
+def several(pair: ModelPair) -> list[NeuronSet | None]:
+    """Small, large, everything, nothing, no patch, and one of them twice."""
+    few, many = some_neurons(pair, 0.1, seed=1), some_neurons(pair, 0.6, seed=2)
+    nothing = NeuronSet.of(torch.empty(0), pair.layout)
+    return [few, many, NeuronSet.all(pair.layout), nothing, None, few]
+
+
+@pytest.mark.parametrize("recipient", [A, U])
+@pytest.mark.parametrize("separate", [False, True], ids=["shared", "separate"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_several_patches_at_once_equal_the_reference(
+    zoo, architecture, separate, recipient, monkeypatch
+):
+    """Rows end at different times, leave, and share what they have read; nothing of it shows."""
+    if separate:
+        sources = {A: str(zoo.base(architecture, seed=1)), U: str(zoo.base(architecture))}
+    else:
+        sources = {A: zoo.source(architecture, "ia3-kv"), U: zoo.source(architecture, "lora")}
+    pair, asked = zoo.pair(sources[A], sources[U]), begun_alike()
+    assert pair.shared is not separate
+    donor, model = (zoo.model(sources[side]) for side in (recipient.other, recipient))
+    nothing = NeuronSet.of(torch.empty(0), pair.layout)
+    expected = [
+        [
+            patched_generation(donor, model, architecture, p, columns_of(patch or nothing), 10)[0]
+            for p in asked
+        ]
+        for patch in several(pair)
+    ]
+    written = (expected[0][1], expected[1][0], expected[2][2])
+    ends = {EOS, *(tokens[at % len(tokens)] for tokens, at in zip(written, (4, 7, 2), strict=True))}
+    for side in pair.sides.values():
+        monkeypatch.setattr(side.model.generation_config, "eos_token_id", sorted(ends))
+
+    def cut(tokens: list[int]) -> list[int]:
+        at = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+        return tokens[: at + 1]
+
+    expected = [[cut(tokens) for tokens in of_patch] for of_patch in expected]
+    assert decode(pair, asked, recipient, several(pair), max_new_tokens=10) == expected
+    assert len({len(tokens) for of_patch in expected for tokens in of_patch}) > 1
+    assert len({tuple(map(tuple, of_patch)) for of_patch in expected}) > 1
+
+
+def rows_read(pair, asked, patches, monkeypatch, steps: int) -> list[dict[Side, tuple]]:
+    """The shape of what each side read, pass by pass."""
+    read = []
+    forward = PairedRows.forward
+
+    def watched(self, tokens, **options):
+        read.append({side: tuple(t.ids.shape) for side, t in tokens.items()})
+        return forward(self, tokens, **options)
+
+    monkeypatch.setattr(PairedRows, "forward", watched)
+    decode(pair, asked, U, patches, max_new_tokens=steps)
+    return read
+
+
+def test_what_patches_have_in_common_is_read_once(zoo, monkeypatch):
+    pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
+    nothing = NeuronSet.of(torch.empty(0), pair.layout)
+    read = rows_read(pair, begun_alike(), [nothing] * 3, monkeypatch, 3)
+    assert read[0] == {U: (3, 6), A: (1, 6)}  # the beginning: once a patch, once for the donor
+    assert read[1] == {U: (12, 5), A: (4, 5)}  # the rest: the donor once a prompt
+    assert read[2:] == [{U: (12, 1), A: (4, 1)}] * 2  # the same tokens under every patch
+
+
+def test_rows_that_ended_are_not_read_on(zoo, monkeypatch):
+    pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
+    (found,) = decode(pair, begun_alike(), U, max_new_tokens=4)
+    assert found[0][0] != found[1][0]
+    for side in pair.sides.values():
+        monkeypatch.setattr(side.model.generation_config, "eos_token_id", [found[0][0]])
+    shapes = [one[U][0] for one in rows_read(pair, begun_alike(), [None], monkeypatch, 3)]
+    ended = sum(tokens[0] == found[0][0] for tokens in found)
+    assert shapes[:3] == [1, 4, 4 - ended]
+
+
+@pytest.mark.parametrize("architecture", ["mistral", "gemma3_text"])
+def test_a_beginning_is_not_shared_where_padding_would_fill_a_window(
+    zoo, architecture, monkeypatch
+):
+    pair = zoo.pair(zoo.source(architecture, "ia3"), zoo.source(architecture, None))
+    assert pair.attention_window == 4
+    read = rows_read(pair, begun_alike(), [None], monkeypatch, 1)
+    assert read == [{U: (4, 11)}]
+
+
+def test_settings_are_answered_as_if_alone(zoo, tmp_path):
+    pair = zoo.pair(zoo.source("llama", "ia3-kv"), zoo.source("llama", "lora"))
+    asked, how = prompts((9, 2, 5, 12, 3)), Decoding(max_new_tokens=STEPS, batch_size=2)
+    settings = [Setting(U, p) for p in several(pair)] + [Setting(A), Setting(A, several(pair)[1])]
+    alone = [answer(pair, asked, [setting], how)[0] for setting in settings]
+    assert answer(pair, asked, settings, how) == alone
+    logs = [tmp_path / f"{i}.jsonl" for i in range(len(settings))]
+    answer(pair, asked, [settings[2]], how, logs=[logs[2]])
+    logs[5].write_text("".join(f'{{"prompt": {i}, "tokens": {alone[5][i]}}}\n' for i in (1, 4)))
+    for _ in range(2):
+        assert answer(pair, asked, settings, how, logs=logs) == alone
+    assert [len(log.read_text().splitlines()) for log in logs] == [5] * len(logs)
+
+
+def test_settings_fill_batches_evenly():
+    how = Decoding(batch_size=32)
+    assert [how.side_by_side(n, 32) for n in (1, 4, 5, 9, 16)] == [1, 4, 3, 3, 4]
+    assert how.side_by_side(30, 8) == 15  # 128 rows hold 16 settings: two passes of 15
+    assert how.side_by_side(2, 500) == 1
 
 
 def test_answers_come_in_the_order_asked_whatever_the_batches(zoo, tmp_path):
     pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
     asked, neurons = prompts((9, 2, 5, 12, 3)), some_neurons(pair)
-    alone = [decode(pair, [p], U, patch=neurons, max_new_tokens=STEPS)[0] for p in asked]
+    alone = [decode(pair, [p], U, [neurons], max_new_tokens=STEPS)[0][0] for p in asked]
     assert len({tuple(tokens) for tokens in alone}) > 1
     for size in (1, 2, 3, 5):
         log = tmp_path / f"{size}.jsonl"
         how = Decoding(max_new_tokens=STEPS, batch_size=size)
-        assert answer(pair, asked, U, how, patch=neurons, log=log) == alone
-        assert answer(pair, asked, U, how, patch=neurons, log=log) == alone  # from the log
+        for _ in range(2):  # the second time from the log
+            assert answer(pair, asked, [Setting(U, neurons)], how, logs=[log]) == [alone]
 
 
 def test_answers_go_on_after_a_stop(zoo, tmp_path, monkeypatch):
     pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
     asked, how = prompts((9, 2, 5, 12, 3)), Decoding(max_new_tokens=STEPS, batch_size=2)
-    whole = answer(pair, asked, U, how)
+    whole = answer(pair, asked, [Setting(U)], how)
     forward, passes = PairedRows.forward, []
 
     def stopping(self, *args, **kwargs):
         passes.append(1)
-        if len(passes) == STEPS + 2:  # in the second batch
+        if len(passes) == STEPS + 3:  # in the second batch
             raise KeyboardInterrupt
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(PairedRows, "forward", stopping)
     with pytest.raises(KeyboardInterrupt):
-        answer(pair, asked, U, how, log=tmp_path / "log.jsonl")
+        answer(pair, asked, [Setting(U)], how, logs=[tmp_path / "log.jsonl"])
     with (tmp_path / "log.jsonl").open("a") as stream:
         stream.write('{"prompt": 4, "tok')  # a line torn by the crash
     before = len(passes)
-    assert answer(pair, asked, U, how, log=tmp_path / "log.jsonl") == whole
-    assert len(passes) - before < 3 * STEPS  # the first batch was not made again
+    assert answer(pair, asked, [Setting(U)], how, logs=[tmp_path / "log.jsonl"]) == whole
+    assert len(passes) - before < 3 * (STEPS + 1)  # the first batch was not made again
 
 
 # Ends.
@@ -284,14 +442,14 @@ def test_answers_go_on_after_a_stop(zoo, tmp_path, monkeypatch):
 def patched_until(zoo, pair, neurons, ends: list[int], monkeypatch):
     for side in pair.sides.values():
         monkeypatch.setattr(side.model.generation_config, "eos_token_id", ends)
-    return decode(pair, prompts(), U, patch=neurons, max_new_tokens=12)
+    return decode(pair, prompts(), U, [neurons], max_new_tokens=12)[0]
 
 
 @pytest.mark.parametrize("architecture", ["mistral", "gemma3_text", "gpt2"])
 def test_completions_end_with_their_first_end_token(zoo, architecture, monkeypatch):
     pair = zoo.pair(zoo.source(architecture, "ia3"), zoo.source(architecture, "lora"))
     neurons = some_neurons(pair)
-    endless = decode(pair, prompts(), U, patch=neurons, max_new_tokens=12)
+    (endless,) = decode(pair, prompts(), U, [neurons], max_new_tokens=12)
     ends = [endless[0][1], endless[1][3], endless[2][5]]  # tokens that rows do write
     found = patched_until(zoo, pair, neurons, ends, monkeypatch)
     expected = []
@@ -305,13 +463,13 @@ def test_completions_end_with_their_first_end_token(zoo, architecture, monkeypat
 
 def test_all_rows_at_their_end_stop_the_batch(zoo, decoded, monkeypatch):
     pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
-    first = decode(pair, prompts(), U, max_new_tokens=1)
+    (first,) = decode(pair, prompts(), U, max_new_tokens=1)
     ends = [tokens[0] for tokens in first]
     for side in pair.sides.values():
         monkeypatch.setattr(side.model.generation_config, "eos_token_id", ends)
     completions, logits = decoded(pair, prompts(), U)
     assert completions == first
-    assert len(logits) == 1
+    assert [len(row) for row in logits] == [1] * len(first)
 
 
 # What must not pass unnoticed.
@@ -319,7 +477,7 @@ def test_all_rows_at_their_end_stop_the_batch(zoo, decoded, monkeypatch):
 
 def test_recipient_without_donor_rows_is_an_error(zoo):
     pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
-    edit = PatchEdit(some_neurons(pair), A)
+    edit = PatchEdit([some_neurons(pair)], A)
     with (
         PairedRows(pair, {U: 2}, edits=[edit]) as rows,
         pytest.raises(InterventionError, match="without matching activations"),
@@ -329,7 +487,7 @@ def test_recipient_without_donor_rows_is_an_error(zoo):
 
 def test_donor_without_recipient_rows_is_an_error(zoo):
     pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
-    edit = PatchEdit(some_neurons(pair), A)
+    edit = PatchEdit([some_neurons(pair)], A)
     with (
         PairedRows(pair, {A: 2}, edits=[edit]) as rows,
         pytest.raises(InterventionError, match="were to be patched and were not"),
@@ -341,7 +499,7 @@ def test_donor_without_recipient_rows_is_an_error(zoo):
 def test_unequal_rows_of_donor_and_recipient_are_an_error(zoo, separate):
     other = zoo.copy("llama") if separate else zoo.base("llama")
     pair = zoo.pair(zoo.source("llama", "ia3"), str(other))
-    edit = PatchEdit(some_neurons(pair), A)
+    edit = PatchEdit([some_neurons(pair)], A)
     with (
         PairedRows(pair, {A: 1, U: 2}, edits=[edit], first=A) as rows,
         pytest.raises(InterventionError, match="matching activations"),
@@ -357,7 +515,7 @@ def test_a_site_that_is_bypassed_is_an_error(zoo, layer, monkeypatch):
     mlp = pair.sides[A].model.model.layers[layer].mlp
     monkeypatch.setattr(mlp, "forward", lambda x: x)
     with pytest.raises(InterventionError, match=rf"layers\.{layer}\.mlp\.down_proj"):
-        decode(pair, prompts(), U, patch=NeuronSet.all(pair.layout), max_new_tokens=2)
+        decode(pair, prompts(), U, [NeuronSet.all(pair.layout)], max_new_tokens=2)
 
 
 def test_hooks_are_gone_after_decoding_and_after_an_error(zoo):
@@ -367,11 +525,11 @@ def test_hooks_are_gone_after_decoding_and_after_an_error(zoo):
     def hooks() -> int:
         return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
-    decode(pair, prompts(), U, patch=NeuronSet.all(pair.layout), max_new_tokens=2)
+    decode(pair, prompts(), U, [NeuronSet.all(pair.layout)], max_new_tokens=2)
     assert hooks() == 0
     with (
         pytest.raises(InterventionError),
-        PairedRows(pair, {U: 1}, edits=[PatchEdit(NeuronSet.all(pair.layout), A)]) as rows,
+        PairedRows(pair, {U: 1}, edits=[PatchEdit([NeuronSet.all(pair.layout)], A)]) as rows,
     ):
         rows.forward({U: left_padded(prompts((3,)), pair)})
     assert hooks() == 0

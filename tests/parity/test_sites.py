@@ -23,7 +23,9 @@ from tests.tiny import ARCHITECTURES, GATED, LAYERS, PARTS, load, logits_of, pro
 
 ACTIVATIONS = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), F.silu),
-    **dict.fromkeys(("gemma2", "gemma3_text", "gpt2"), lambda x: F.gelu(x, approximate="tanh")),
+    **dict.fromkeys(
+        ("gemma2", "gemma3_text", "gemma3", "gpt2"), lambda x: F.gelu(x, approximate="tanh")
+    ),
     "gpt_neox": F.gelu,
 }
 WIDTHS = {**dict.fromkeys(ARCHITECTURES, 24), "gpt2": 64}

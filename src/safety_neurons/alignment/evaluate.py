@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from safety_neurons.artifacts import write_json
-from safety_neurons.generation import Decoding, answer
+from safety_neurons.generation import Decoding, Setting, answer, encode_prompts, texts_of
 from safety_neurons.judges import RefusalJudge, Verdict
 from safety_neurons.models import ModelPair, Side
-from safety_neurons.progress import Progress, Silent
-from safety_neurons.prompts import ChatFormat, Kind, Split, builtin, decode_text, encode_all
+from safety_neurons.progress import Progress
+from safety_neurons.prompts import Kind, Split, builtin
 from safety_neurons.statistics import rate
 
 
@@ -23,19 +23,13 @@ def evaluate(
     rates = {}
     for kind in Kind:
         prompts = builtin(kind, Split.SELECT).limited(limit)
-        encoded = encode_all(
-            prompts,
-            pair.tokenizer,
-            ChatFormat(),
-            context_length=pair.context_length,
-            max_new_tokens=decoding.max_new_tokens,
-        )
+        encoded = encode_prompts(pair, prompts, decoding)
         for side in Side:
             label = f"{side}, {kind}"
-            answers = answer(
-                pair, encoded, side, decoding, progress=progress or Silent(), label=label
+            (answers,) = answer(
+                pair, encoded, [Setting(side)], decoding, progress=progress, label=label
             )
-            responses = [decode_text(pair.tokenizer, tokens) for tokens in answers]
+            responses = texts_of(pair, answers)
             verdicts = judge(prompts.texts, responses)
             measured = rate(
                 verdicts.count(Verdict.REFUSAL), len(verdicts), verdicts.count(Verdict.UNSCORED)

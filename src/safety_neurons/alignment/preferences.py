@@ -12,11 +12,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from safety_neurons.alignment.refusals import compose
-from safety_neurons.generation import Completion, Decoding, answer
+from safety_neurons.generation import (
+    UNALIGNED,
+    Completion,
+    Decoding,
+    answer,
+    encode_prompts,
+    texts_of,
+)
 from safety_neurons.judges import RefusalJudge, Verdict
-from safety_neurons.models import ModelPair, Side
+from safety_neurons.models import ModelPair
 from safety_neurons.progress import Progress
-from safety_neurons.prompts import ChatFormat, PromptSet, decode_text, encode_all
+from safety_neurons.prompts import PromptSet
 
 
 @dataclass(frozen=True)
@@ -41,15 +48,9 @@ def own_answers(
     pair: ModelPair, prompts: PromptSet, decoding: Decoding, progress: Progress
 ) -> OwnAnswers:
     """Greedy answers of the unaligned side to `prompts`."""
-    encoded = encode_all(
-        prompts,
-        pair.tokenizer,
-        ChatFormat(),
-        context_length=pair.context_length,
-        max_new_tokens=decoding.max_new_tokens,
-    )
-    answers = answer(
-        pair, encoded, Side.UNALIGNED, decoding, progress=progress, label=f"Own ({prompts.name})"
+    encoded = encode_prompts(pair, prompts, decoding)
+    (answers,) = answer(
+        pair, encoded, [UNALIGNED], decoding, progress=progress, label=f"Own ({prompts.name})"
     )
     return OwnAnswers(prompts, encoded, answers)
 
@@ -80,7 +81,7 @@ def keep_answers(
 
 def _judged(own: OwnAnswers, pair: ModelPair) -> Iterable[tuple]:
     """Each prompt, its token ids, the own answer, and the verdict on it."""
-    texts = [decode_text(pair.tokenizer, answer) for answer in own.answers]
+    texts = texts_of(pair, own.answers)
     verdicts = RefusalJudge()(own.prompts.texts, texts)
     return zip(own.prompts, own.encoded, own.answers, verdicts, strict=True)
 

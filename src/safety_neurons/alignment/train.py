@@ -12,14 +12,17 @@ import json
 import random
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from jaxtyping import Float
 from peft import IA3Config, get_peft_model
+from torch import Tensor
+from torch.nn.functional import logsigmoid
 
+from safety_neurons.alignment.likelihood import log_likelihoods
 from safety_neurons.alignment.preferences import (
     Preference,
     keep_answers,
@@ -78,20 +81,26 @@ def align(
     Args:
         limit: at most so many training prompts of each kind.
 
-    Beside the adapter `out` gets `recipe.json` and `log.jsonl` (one row a logged step).
+    Beside the adapter `out` gets `recipe.json` and `log.jsonl` (one row a step).
 
     Raises:
-        UserError: if `out` exists, or TRL is not installed.
+        UserError: if `out` exists, the model has an adapter already, or refuses every harmful
+            request already.
     """
     recipe = recipe or AlignRecipe()
     progress = progress or Silent()
     if out.exists():
         raise UserError(f"'{out}' exists already; choose another --out or remove it.")
+    if pair.sides[Side.UNALIGNED].adapter is not None:
+        raise UserError(
+            f"Alignment starts from a whole model, but '{pair.provenance['unaligned']['source']}' "
+            "has an adapter; merge it into a checkpoint first."
+        )
     preferences = _preferences(pair, recipe, limit, progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=out.name + ".", dir=out.parent))
     try:
-        log = _train(pair, preferences, recipe, draft)
+        log = _train(pair, preferences, recipe, draft, progress)
         (draft / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
         (draft / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
         draft.chmod(0o755)
@@ -122,53 +131,101 @@ def _preferences(
 
 
 def _train(
-    pair: ModelPair, preferences: Sequence[Preference], recipe: AlignRecipe, folder: Path
+    pair: ModelPair,
+    preferences: Sequence[Preference],
+    recipe: AlignRecipe,
+    folder: Path,
+    progress: Progress,
 ) -> list[dict[str, float]]:
-    trainer_class, config_class, dataset_class = _trl()
-    projections = sorted(
-        {site.name.rpartition(".")[2] for site in pair.sides[Side.UNALIGNED].sites}
+    side = pair.sides[Side.UNALIGNED]
+    projections = sorted({site.name.rpartition(".")[2] for site in side.sites})
+    config = IA3Config(
+        task_type="CAUSAL_LM", target_modules=projections, feedforward_modules=projections
     )
-    torch.manual_seed(recipe.seed)
-    model = get_peft_model(
-        pair.sides[Side.UNALIGNED].model,
-        IA3Config(
-            task_type="CAUSAL_LM", target_modules=projections, feedforward_modules=projections
-        ),
-    )
-    with tempfile.TemporaryDirectory() as scratch:
-        config = config_class(
-            output_dir=scratch,
-            max_steps=recipe.steps,
-            per_device_train_batch_size=recipe.batch_size,
-            learning_rate=recipe.learning_rate,
-            lr_scheduler_type="linear",
-            warmup_steps=max(recipe.steps // 10, 1),
-            beta=recipe.beta,
-            loss_type=["sigmoid", "sft"],
-            loss_weights=[1.0, recipe.likelihood_weight],
-            precompute_ref_log_probs=True,
-            precompute_ref_batch_size=2 * recipe.batch_size,
-            seed=recipe.seed,
-            data_seed=recipe.seed,
-            use_cpu=pair.device.type == "cpu",
-            bf16=False,
-            gradient_checkpointing=False,
-            max_length=None,
-            logging_steps=5,
-            save_strategy="no",
-            report_to="none",
-            dataloader_pin_memory=False,
-        )
-        trainer = trainer_class(
-            model=model,
-            args=config,
-            train_dataset=dataset_class.from_list([asdict(p) for p in preferences]),
-            processing_class=pair.tokenizer,
-        )
-        trainer.train()
-    model.save_pretrained(str(folder), selected_adapters=["default"])
+    reference = _reference(pair, preferences, recipe, progress)
+    adapted = get_peft_model(side.model, config)
+    try:
+        log = _optimise(pair, preferences, reference, recipe, progress)
+        adapted.save_pretrained(str(folder), selected_adapters=["default"])
+    finally:
+        adapted.unload()
     _forget_this_machine(folder, pair)
-    return trainer.state.log_history
+    return log
+
+
+def _optimise(
+    pair: ModelPair,
+    preferences: Sequence[Preference],
+    reference: Float[Tensor, "preference 2"],
+    recipe: AlignRecipe,
+    progress: Progress,
+) -> list[dict[str, float]]:
+    """Train what of the model can be trained; returns a row of figures for each step."""
+    model = pair.sides[Side.UNALIGNED].model
+    scales = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(scales, lr=recipe.learning_rate, weight_decay=0.0)
+    warm_up = max(recipe.steps // 10, 1)
+    order = _endless_order(len(preferences), recipe.seed)
+    log = []
+    for step in progress.track(range(recipe.steps), "Training"):
+        rate = recipe.learning_rate * min((step + 1) / warm_up, 1 - step / recipe.steps)
+        optimiser.param_groups[0]["lr"] = rate
+        batch = [next(order) for _ in range(recipe.batch_size)]
+        loss, figures = _loss(pair, [preferences[i] for i in batch], reference[batch], recipe)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(scales, 1.0)
+        optimiser.step()
+        log.append({"step": step + 1, "learning_rate": rate, **figures})
+    return log
+
+
+def _loss(
+    pair: ModelPair,
+    batch: Sequence[Preference],
+    reference: Float[Tensor, "batch 2"],
+    recipe: AlignRecipe,
+) -> tuple[Float[Tensor, ""], dict[str, float]]:
+    found, tokens = _log_likelihoods(pair, batch)
+    gained = found - reference
+    margin = recipe.beta * (gained[:, 0] - gained[:, 1])
+    preference = -logsigmoid(margin).mean()
+    surprise = -found[:, 0].sum() / tokens[:, 0].sum()
+    figures = {
+        "preference_loss": preference,
+        "chosen_nats_per_token": surprise,
+        "margin": margin.mean(),
+        "accuracy": (margin > 0).float().mean(),
+    }
+    loss = preference + recipe.likelihood_weight * surprise
+    return loss, {name: round(value.item(), 4) for name, value in figures.items()}
+
+
+@torch.no_grad()
+def _reference(
+    pair: ModelPair, preferences: Sequence[Preference], recipe: AlignRecipe, progress: Progress
+) -> Float[Tensor, "preference 2"]:
+    """Log-likelihoods of chosen and rejected completions before training."""
+    found = torch.zeros(len(preferences), 2, device=pair.device)
+    batches = Decoding(batch_size=2 * recipe.batch_size).batches(
+        [preference.prompt_ids for preference in preferences]
+    )
+    for batch in progress.track(batches, "Likelihoods before training"):
+        found[batch], _ = _log_likelihoods(pair, [preferences[i] for i in batch])
+    return found
+
+
+def _log_likelihoods(pair: ModelPair, batch: Sequence[Preference]) -> tuple[Tensor, Tensor]:
+    return log_likelihoods(
+        pair, [p.prompt_ids for p in batch], [(p.chosen_ids, p.rejected_ids) for p in batch]
+    )
+
+
+def _endless_order(count: int, seed: int) -> Iterator[int]:
+    """All of `count` preferences in a random order, again and again."""
+    rng = random.Random(seed)
+    while True:
+        yield from rng.sample(range(count), count)
 
 
 def _forget_this_machine(folder: Path, pair: ModelPair) -> None:
@@ -179,19 +236,3 @@ def _forget_this_machine(folder: Path, pair: ModelPair) -> None:
     config["base_model_name_or_path"] = pair.provenance[str(Side.UNALIGNED)]["source"]
     file.write_text(json.dumps(config, indent=2) + "\n")
     (folder / "adapter_model.safetensors").chmod(0o644)
-
-
-def _trl() -> tuple[Any, Any, Any]:
-    try:
-        from datasets import Dataset
-        from trl import DPOConfig, DPOTrainer
-    except ImportError as error:
-        raise UserError("Alignment needs TRL; install safety-neurons[align].") from error
-
-    class TokenisedDPO(DPOTrainer):
-        """DPO on token ids as they are: TRL would end cut answers with an end token."""
-
-        def _prepare_dataset(self, dataset, *_):
-            return dataset
-
-    return TokenisedDPO, DPOConfig, Dataset

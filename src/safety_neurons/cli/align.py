@@ -26,7 +26,6 @@ def command(
     """Train an (IA)³ adapter with which the model refuses harmful requests.
 
     Trains on the built-in split `train` and reports refusal rates on the split `select`.
-    Needs the extra `safety-neurons[align]`.
     """
     from safety_neurons.alignment import AlignRecipe, align, evaluate
 

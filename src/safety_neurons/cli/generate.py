@@ -31,10 +31,10 @@ def command(
     from safety_neurons.artifacts import RunFolder, digest, write_jsonl
     from safety_neurons.errors import UserError
     from safety_neurons.finding.run import TABLE
-    from safety_neurons.generation import Decoding, answer
+    from safety_neurons.generation import Decoding, Setting, answer, encode_prompts, texts_of
     from safety_neurons.models import Side
     from safety_neurons.neurons import RankingName, read_table
-    from safety_neurons.prompts import ChatFormat, decode_text, encode_all, load_prompts
+    from safety_neurons.prompts import ChatFormat, load_prompts
 
     folder = RunFolder.open(run)
     folder.require("find")
@@ -47,21 +47,15 @@ def command(
         )
     neurons = rankings[name].top(share)
     pair = o.load_pair_of(folder, dtype=dtype, device=device)
-    encoded = encode_all(
-        asked,
-        pair.tokenizer,
-        ChatFormat(folder.config("find")["system"]),
-        context_length=pair.context_length,
-        max_new_tokens=max_new_tokens,
-    )
+    decoding = Decoding(max_new_tokens, batch_size)
+    encoded = encode_prompts(pair, asked, decoding, ChatFormat(folder.config("find")["system"]))
     made_of = digest(encoded, neurons.flat.tolist(), max_new_tokens, batch_size, str(pair.dtype))
-    completions = answer(
+    (completions,) = answer(
         pair,
         encoded,
-        Side.UNALIGNED,
-        Decoding(max_new_tokens, batch_size),
-        patch=neurons,
-        log=folder.state(f"generate/{made_of}.jsonl"),
+        [Setting(Side.UNALIGNED, neurons)],
+        decoding,
+        logs=[folder.state(f"generate/{made_of}.jsonl")],
         progress=o.bars(),
         label="Patched answers",
     )
@@ -69,8 +63,8 @@ def command(
     write_jsonl(
         out,
         (
-            {"id": p.id, "prompt": p.text, "response": decode_text(pair.tokenizer, tokens)}
-            for p, tokens in zip(asked, completions, strict=True)
+            {"id": p.id, "prompt": p.text, "response": response}
+            for p, response in zip(asked, texts_of(pair, completions), strict=True)
         ),
     )
     typer.echo(f"Wrote {len(asked)} answers with {len(neurons):,} patched neurons: {out}")

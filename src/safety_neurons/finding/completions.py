@@ -5,10 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from safety_neurons.artifacts import RunFolder, digest, write_jsonl
-from safety_neurons.generation import Completion, Decoding, answer
+from safety_neurons.generation import (
+    Completion,
+    Decoding,
+    Setting,
+    answer,
+    encode_prompts,
+    texts_of,
+)
 from safety_neurons.models import ModelPair, Side
 from safety_neurons.progress import Progress
-from safety_neurons.prompts import ChatFormat, PromptSet, decode_text, encode_all
+from safety_neurons.prompts import ChatFormat, PromptSet
 
 FILE = "completions.jsonl"
 
@@ -40,35 +47,27 @@ def complete(
     progress: Progress,
 ) -> Completions:
     """Let each of `sides` answer all prompts, and write the answers to the run folder."""
-    encoded = encode_all(
-        prompts,
-        pair.tokenizer,
-        chat,
-        context_length=pair.context_length,
-        max_new_tokens=decoding.max_new_tokens,
-    )
+    encoded = encode_prompts(pair, prompts, decoding, chat)
     by_side = {
         side: answer(
             pair,
             encoded,
-            side,
+            [Setting(side)],
             decoding,
-            log=run.state(f"find/{digest(encoded, side, decoding.max_new_tokens)}.jsonl"),
+            logs=[run.state(f"find/{digest(encoded, side, decoding.max_new_tokens)}.jsonl")],
             progress=progress,
             label=f"Answers of the {side} model",
-        )
+        )[0]
         for side in sides
     }
+    texts = {side: texts_of(pair, answers) for side, answers in by_side.items()}
     write_jsonl(
         run.file(FILE),
         (
             {
                 "id": prompt.id,
                 "prompt": prompt.text,
-                **{
-                    str(side): decode_text(pair.tokenizer, answers[i])
-                    for side, answers in by_side.items()
-                },
+                **{str(side): responses[i] for side, responses in texts.items()},
             }
             for i, prompt in enumerate(prompts)
         ),

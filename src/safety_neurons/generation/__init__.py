@@ -1,7 +1,21 @@
 """Decoding of one side of a pair, plain or with neurons patched from the other side."""
 
-from safety_neurons.generation.answers import Decoding, answer
-from safety_neurons.generation.decoding import Completion, decode, left_padded
+from safety_neurons.generation.answers import Decoding, answer, encode_prompts, texts_of
+from safety_neurons.generation.decoding import Completion, decode, left_padded, shared_beginning
 from safety_neurons.generation.patching import PatchEdit
+from safety_neurons.generation.settings import ALIGNED, UNALIGNED, Setting
 
-__all__ = ["Completion", "Decoding", "PatchEdit", "answer", "decode", "left_padded"]
+__all__ = [
+    "ALIGNED",
+    "UNALIGNED",
+    "Completion",
+    "Decoding",
+    "PatchEdit",
+    "Setting",
+    "answer",
+    "decode",
+    "encode_prompts",
+    "left_padded",
+    "shared_beginning",
+    "texts_of",
+]

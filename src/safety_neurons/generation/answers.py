@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from safety_neurons.artifacts import RowLog
 from safety_neurons.generation.decoding import Completion, decode
-from safety_neurons.models import ModelPair, Side
-from safety_neurons.neurons.sets import NeuronSet
+from safety_neurons.generation.settings import Setting
+from safety_neurons.models import ModelPair
 from safety_neurons.progress import Progress, Silent
+from safety_neurons.prompts import ChatFormat, PromptSet, decode_text, encode_all
+
+_ROWS_PER_PROMPT = 4
+"""Rows that settings may make of one batch's prompts; with more, caches outgrow what is won."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,7 @@ class Decoding:
 
     max_new_tokens: int = 40
     batch_size: int = 32
+    """Prompts read together; several settings of them are decoded side by side."""
 
     def batches(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """Positions of prompts, in batches of similar length, the same at every run."""
@@ -27,41 +33,88 @@ class Decoding:
             by_length[i : i + self.batch_size] for i in range(0, len(by_length), self.batch_size)
         ]
 
+    def side_by_side(self, settings: int, prompts: int) -> int:
+        """How many of `settings` are decoded together on a batch of `prompts`, evenly shared."""
+        most = max(1, _ROWS_PER_PROMPT * self.batch_size // prompts)
+        return math.ceil(settings / math.ceil(settings / most))
+
+
+def encode_prompts(
+    pair: ModelPair, prompts: PromptSet, decoding: Decoding, chat: ChatFormat | None = None
+) -> list[list[int]]:
+    """Token ids of each prompt in the pair's chat template.
+
+    Raises:
+        UserError: naming prompts that leave no room for `decoding.max_new_tokens`.
+    """
+    return encode_all(
+        prompts,
+        pair.tokenizer,
+        chat or ChatFormat(),
+        context_length=pair.context_length,
+        max_new_tokens=decoding.max_new_tokens,
+    )
+
+
+def texts_of(pair: ModelPair, completions: Sequence[Completion]) -> list[str]:
+    """Completions as text, without special tokens."""
+    return [decode_text(pair.tokenizer, completion) for completion in completions]
+
 
 def answer(
     pair: ModelPair,
     prompts: Sequence[Sequence[int]],
-    recipient: Side,
+    settings: Sequence[Setting],
     decoding: Decoding,
     *,
-    patch: NeuronSet | None = None,
-    log: Path | None = None,
+    logs: Sequence[Path] | None = None,
     progress: Progress | None = None,
     label: str = "Answers",
-) -> list[Completion]:
-    """Continue all `prompts` (token ids), batch by batch.
+) -> list[list[Completion]]:
+    """Continue all `prompts` (token ids) under each of `settings`, batch by batch.
 
     Args:
-        patch: neurons of the recipient to overwrite with the other side's values.
-        log: file that keeps finished batches; what is there already is not made again.
+        logs: a file for each setting that keeps finished batches; what is there already is
+            not made again.
 
     Returns:
-        One completion for each prompt, in the order given.
+        For each setting, one completion of each prompt, in the order given.
     """
-    kept = RowLog(log) if log else None
-    made: dict[int, Completion] = {r["prompt"]: r["tokens"] for r in kept.rows} if kept else {}
-    batches = decoding.batches(prompts)
-    todo = [batch for batch in batches if not all(i in made for i in batch)]
+    kept = [RowLog(log) for log in logs] if logs else [None] * len(settings)
+    made: list[dict[int, Completion]] = [
+        {row["prompt"]: row["tokens"] for row in log.rows} if log else {} for log in kept
+    ]
+    every = list(_plan(prompts, settings, decoding))
+    todo = [
+        (batch, missing)
+        for batch, group in every
+        if (missing := [s for s in group if not made[s].keys() >= set(batch)])
+    ]
     progress = progress or Silent()
-    for batch in progress.track(todo, label, done=len(batches) - len(todo)):
+    for batch, group in progress.track(todo, label, done=len(every) - len(todo)):
         completions = decode(
             pair,
             [prompts[i] for i in batch],
-            recipient,
-            patch=patch,
+            settings[group[0]].recipient,
+            [settings[s].patch for s in group],
             max_new_tokens=decoding.max_new_tokens,
         )
-        made.update(zip(batch, completions, strict=True))
-        if kept:
-            kept.extend({"prompt": i, "tokens": made[i]} for i in batch)
-    return [made[i] for i in range(len(prompts))]
+        for s, of_setting in zip(group, completions, strict=True):
+            made[s].update(zip(batch, of_setting, strict=True))
+            if log := kept[s]:
+                log.extend({"prompt": i, "tokens": made[s][i]} for i in batch)
+    return [[of_setting[i] for i in range(len(prompts))] for of_setting in made]
+
+
+def _plan(
+    prompts: Sequence[Sequence[int]], settings: Sequence[Setting], decoding: Decoding
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Batches of prompts, each with settings that are decoded together on it (positions)."""
+    alike: dict[tuple, list[int]] = {}
+    for s, setting in enumerate(settings):
+        alike.setdefault((setting.recipient, setting.patch is None), []).append(s)
+    for batch in decoding.batches(prompts):
+        for group in alike.values():
+            size = decoding.side_by_side(len(group), len(batch))
+            for start in range(0, len(group), size):
+                yield batch, group[start : start + size]

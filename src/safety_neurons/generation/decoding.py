@@ -2,6 +2,11 @@
 
 The next token is always the recipient's; the donor is fed the same tokens. A completion
 is the generated tokens up to and including the first end-of-sequence token.
+
+Several patches of the same prompts are decoded together, and what they have in common is
+computed once: the tokens that all prompts begin with (a system prompt), the donor's pass
+over the prompts, and the donor's pass over completions as long as they are the same. Rows
+that have ended leave the batch.
 """
 
 from __future__ import annotations
@@ -19,51 +24,170 @@ from safety_neurons.neurons.sets import NeuronSet
 
 Completion = list[int]
 
+# Leaving copies the caches of all rows that stay, so it waits until this share has ended.
+_LEAVE_TOGETHER = 1 / 8
+
 
 @torch.no_grad()
 def decode(
     pair: ModelPair,
     prompts: Sequence[Sequence[int]],
     recipient: Side,
+    patches: Sequence[NeuronSet | None] = (None,),
     *,
-    patch: NeuronSet | None = None,
     max_new_tokens: int,
-) -> list[Completion]:
-    """Continue one batch of prompts greedily.
+) -> list[list[Completion]]:
+    """Continue one batch of prompts greedily, once under each patch.
 
     Args:
         prompts: token ids of each prompt, of any lengths.
         recipient: the side that generates.
-        patch: neurons to overwrite with the other side's values; None runs the recipient
-            alone.
+        patches: neurons to overwrite with the other side's values; None leaves the
+            recipient as it is. If all are None, the other side does not run.
         max_new_tokens: where a completion without an end token is cut.
 
     Returns:
-        One completion for each prompt.
+        For each patch, one completion of each prompt.
+
+    Raises:
+        InterventionError: if a patch did not act, or the model gave no finite logits.
     """
-    sides = (recipient,) if patch is None else (recipient.other, recipient)
-    edits = [] if patch is None else [PatchEdit(patch, recipient.other, device=str(pair.device))]
-    tokens = left_padded(prompts, pair)
-    ends = torch.tensor(sorted(pair.end_tokens), device=pair.device)
-    written: list[Tensor] = []
-    finished = torch.zeros(len(prompts), dtype=torch.bool, device=pair.device)
-    counts = {side: len(prompts) for side in sides}
-    with PairedRows(pair, counts, edits=edits, first=recipient.other, cached=True) as rows:
-        while True:
-            logits = rows.forward({side: tokens for side in sides})[recipient]
-            largest, chosen = logits[:, -1].max(dim=-1)
-            if not bool(torch.isfinite(largest).all()):
-                raise InterventionError(
-                    "The model's logits are not finite numbers, so no token can be chosen; "
-                    "try another --dtype (some architectures need float32)."
-                )
-            written.append(chosen)
-            finished |= torch.isin(chosen, ends)
-            if len(written) == max_new_tokens or bool(finished.all()):
-                break
-            ones = torch.ones_like(chosen)[:, None]
-            tokens = Tokens(chosen[:, None], torch.cat([tokens.mask, ones], dim=-1))
-    return [_until_end(row, pair.end_tokens) for row in torch.stack(written, dim=1).tolist()]
+    batch = _Batch(pair, prompts, recipient, patches, max_new_tokens)
+    with batch.rows:
+        batch.prefill()
+        while batch.step():
+            pass
+    flat = [_until_end(row, pair.end_tokens) for row in batch.written.tolist()]
+    return [flat[i : i + len(prompts)] for i in range(0, len(flat), len(prompts))]
+
+
+class _Batch:
+    """The rows of one call of `decode`: recipient rows by patch and prompt, and donor rows.
+
+    A donor row is one history of tokens, so recipient rows with the same history share it.
+
+    Args (of the state):
+        written: tokens of every patch and prompt, `patch*prompt new_pos`.
+        which: of each live recipient row, its row of `written`.
+        donor_of: of each live recipient row, its donor row.
+    """
+
+    def __init__(
+        self,
+        pair: ModelPair,
+        prompts: Sequence[Sequence[int]],
+        recipient: Side,
+        patches: Sequence[NeuronSet | None],
+        max_new_tokens: int,
+    ) -> None:
+        self.pair, self.prompts, self.recipient = pair, prompts, recipient
+        self.device = pair.device
+        self.count = len(patches)
+        self.donor = recipient.other if any(p is not None for p in patches) else None
+        self.shared = shared_beginning(pair, prompts, max_new_tokens)
+        edits = []
+        if self.donor:
+            empty = NeuronSet.of(torch.empty(0), pair.layout)
+            self.edit = PatchEdit(
+                [empty if p is None else p for p in patches], self.donor, device=str(self.device)
+            )
+            edits = [self.edit]
+        alone = bool(self.shared)
+        counts = {recipient: self.count * (1 if alone else len(prompts))}
+        if self.donor:
+            counts[self.donor] = 1 if alone else len(prompts)
+        self.rows = PairedRows(
+            pair, counts, edits=edits, first=self.donor or recipient, cached=True
+        )
+        self.patch_of = self._range(self.count).repeat_interleave(len(prompts))
+        self.donor_of = self._range(len(prompts)).repeat(self.count)
+        self.which = self._range(self.count * len(prompts))
+        self.ends = torch.tensor(sorted(pair.end_tokens), dtype=torch.long, device=self.device)
+        filler = next(iter(sorted(pair.end_tokens)), 0)
+        self.written = torch.full((len(self.which), max_new_tokens), filler, device=self.device)
+        self.ended = torch.zeros_like(self.which, dtype=torch.bool)
+        self.length = 0
+
+    def _range(self, stop: int) -> Int[Tensor, "stop"]:
+        return torch.arange(stop, device=self.device)
+
+    def prefill(self) -> None:
+        """Read the prompts and choose the first tokens."""
+        shared = len(self.shared)
+        if shared:
+            ids = torch.tensor([self.shared], device=self.device)
+            once, of_each = (
+                Tokens(ids.expand(n, -1), torch.ones_like(ids).expand(n, -1))
+                for n in (1, self.count)
+            )
+            self._forward(of_each, once, self._range(self.count), 0 * self._range(self.count))
+            self._rearrange(self.which // len(self.prompts), 0 * self._range(len(self.prompts)))
+        rest = left_padded([prompt[shared:] for prompt in self.prompts], self.pair)
+        mask = torch.cat([rest.mask.new_ones(len(rest.mask), shared), rest.mask], dim=1)
+        tokens = Tokens(rest.ids, mask)
+        repeated = Tokens(rest.ids.repeat(self.count, 1), mask.repeat(self.count, 1))
+        self.recipient_mask, self.donor_mask = repeated.mask, mask
+        self._choose(self._forward(repeated, tokens, self.patch_of, self.donor_of, logits=True))
+
+    def step(self) -> bool:
+        """Read the tokens chosen last and choose the next; False if there is nothing to do."""
+        if self.length == self.written.shape[1] or bool(self.ended.all()):
+            return False
+        live = self._range(len(self.which))
+        if self.ended.float().mean() >= _LEAVE_TOGETHER:
+            live = live[~self.ended]
+        self.which, self.patch_of, self.ended = (
+            x[live] for x in (self.which, self.patch_of, self.ended)
+        )
+        read = self.written[self.which, self.length - 1]
+        # Donor rows split where their recipients chose different tokens.
+        vocabulary = int(read.max()) + 1
+        histories, donor_of = torch.unique(
+            self.donor_of[live] * vocabulary + read, return_inverse=True
+        )
+        self.donor_of, came_from = donor_of, histories // vocabulary
+        self._rearrange(live, came_from)
+        self.recipient_mask = _longer(self.recipient_mask[live])
+        self.donor_mask = _longer(self.donor_mask[came_from])
+        logits = self._forward(
+            Tokens(read[:, None], self.recipient_mask),
+            Tokens((histories % vocabulary)[:, None], self.donor_mask),
+            self.patch_of,
+            self.donor_of,
+            logits=True,
+        )
+        self._choose(logits)
+        return True
+
+    def _forward(
+        self,
+        recipient: Tokens,
+        donor: Tokens,
+        patch_of: Tensor,
+        donor_of: Tensor,
+        *,
+        logits: bool = False,
+    ) -> dict[Side, Tensor]:
+        tokens = {self.recipient: recipient}
+        if self.donor:
+            tokens[self.donor] = donor
+            self.edit.assign(patch_of, donor_of)
+        return self.rows.forward(tokens, logits=1 if logits else None, of=self.recipient)
+
+    def _rearrange(self, recipient: Tensor, donor: Tensor) -> None:
+        rows = {self.recipient: recipient}
+        self.rows.rearrange({**rows, self.donor: donor} if self.donor else rows)
+
+    def _choose(self, logits: dict[Side, Tensor]) -> None:
+        largest, chosen = logits[self.recipient][:, -1].max(dim=-1)
+        if not bool(torch.isfinite(largest).all()):
+            raise InterventionError(
+                "The model's logits are not finite numbers, so no token can be chosen; "
+                "try another --dtype (some architectures need float32)."
+            )
+        self.written[self.which, self.length] = chosen
+        self.ended |= torch.isin(chosen, self.ends)
+        self.length += 1
 
 
 def left_padded(prompts: Sequence[Sequence[int]], pair: ModelPair) -> Tokens:
@@ -76,6 +200,28 @@ def left_padded(prompts: Sequence[Sequence[int]], pair: ModelPair) -> Tokens:
         ids[row, longest - len(prompt) :] = torch.tensor(list(prompt))
         mask[row, longest - len(prompt) :] = 1
     return Tokens(ids.to(pair.device), mask.to(pair.device))
+
+
+def shared_beginning(
+    pair: ModelPair, prompts: Sequence[Sequence[int]], max_new_tokens: int
+) -> list[int]:
+    """The tokens that all prompts begin with, each prompt keeping at least one of its own.
+
+    Empty where padding between them and the rest would count in a sliding window.
+    """
+    shortest = min(len(prompt) for prompt in prompts)
+    longest = max(len(prompt) for prompt in prompts)
+    if pair.attention_window is not None and longest + max_new_tokens > pair.attention_window:
+        return []
+    first, *others = prompts
+    length = 0
+    while length < shortest - 1 and all(p[length] == first[length] for p in others):
+        length += 1
+    return list(first[:length]) if len(prompts) > 1 else []
+
+
+def _longer(mask: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch longer"]:
+    return torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
 
 
 def _until_end(tokens: list[int], ends: frozenset[int]) -> Completion:

@@ -1,11 +1,17 @@
 """Dynamic activation patching (Chen et al. 2025, section 3), as an edit at the sites.
 
 At every forward pass the donor runs on the recipient's tokens, and the chosen neurons of
-the recipient are overwritten with the donor's values of that very pass.
+the recipient are overwritten with the donor's values of that very pass. Rows of the batch
+may be patched with different neuron sets, and rows that read the same tokens may share
+their donor row: the donor is the same whatever is patched.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from safety_neurons.errors import InterventionError
@@ -15,24 +21,34 @@ from safety_neurons.neurons.sets import NeuronSet
 
 
 class PatchEdit:
-    """Overwrite the recipient's chosen neurons with the donor's, row by row.
+    """Overwrite chosen neurons of each recipient row with those of its donor row.
 
-    Row i of the donor must read the same tokens as row i of the recipient.
+    Unless `assign` says otherwise, row i is patched with the first set from donor row i.
+    A donor row must read the same tokens as the rows that it serves.
 
     Args:
-        neurons: what is overwritten; may be empty.
+        patches: the neuron sets that rows may be patched with; they may be empty.
         donor: whose activations are copied; the other side is the recipient.
     """
 
-    def __init__(self, neurons: NeuronSet, donor: Side, *, device: str = "cpu") -> None:
+    def __init__(self, patches: Sequence[NeuronSet], donor: Side, *, device: str = "cpu") -> None:
         self.donor = donor
-        self._columns = {
-            layer: columns.to(device)
-            for layer in range(len(neurons.layout.widths))
-            if len(columns := neurons.in_layer(layer))
-        }
+        self._rows: tuple[Tensor, Tensor] | None = None
+        self._columns: dict[int, Tensor] = {}
+        self._chosen: dict[int, Tensor] = {}
+        for layer in range(len(patches[0].layout.widths)):
+            of_each = [neurons.in_layer(layer) for neurons in patches]
+            columns = torch.unique(torch.cat(of_each))
+            if len(columns):
+                chosen = torch.stack([torch.isin(columns, own) for own in of_each])
+                self._columns[layer] = columns.to(device)
+                self._chosen[layer] = chosen.to(device)
         self._donated: dict[int, Tensor] = {}
         self._overwritten: set[int] = set()
+
+    def assign(self, patch_of: Int[Tensor, "batch"], donor_of: Int[Tensor, "batch"]) -> None:
+        """Say of each recipient row which set it is patched with, and from which donor row."""
+        self._rows = (patch_of, donor_of)
 
     def __call__(self, layer: int, sides: Activations) -> Activations | None:
         columns = self._columns.get(layer)
@@ -43,12 +59,24 @@ class PatchEdit:
         recipient = sides.get(self.donor.other)
         if recipient is None:
             return None
-        patched = recipient.index_copy(-1, columns, self._take(layer, recipient))
+        values = self._take(layer, recipient)
+        if self._rows is not None and len(self._chosen[layer]) > 1:
+            chosen = self._chosen[layer][self._rows[0]][:, None, :]
+            values = torch.where(chosen, values, recipient.index_select(-1, columns))
         self._overwritten.add(layer)
-        return {**sides, self.donor.other: patched}
+        return {**sides, self.donor.other: recipient.index_copy(-1, columns, values)}
 
     def _take(self, layer: int, recipient: Tensor) -> Tensor:
+        """The donor's values for each recipient row, `batch pos column`."""
         donated = self._donated.pop(layer, None)
+        if self._rows is not None and donated is not None:
+            patch_of, donor_of = self._rows
+            if len(patch_of) != len(recipient) or int(donor_of.max()) >= len(donated):
+                raise InterventionError(
+                    f"Layer {layer} has {len(recipient)} recipient and {len(donated)} donor rows "
+                    f"where {len(patch_of)} and at least {int(donor_of.max()) + 1} were planned."
+                )
+            donated = donated.index_select(0, donor_of)
         if donated is None or donated.shape[:-1] != recipient.shape[:-1]:
             raise InterventionError(
                 f"Layer {layer} of the recipient ran without matching activations of the donor "

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,13 +23,28 @@ from peft.tuners.ia3 import IA3Layer
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from safety_neurons.errors import UserError
 from safety_neurons.hooks import HookPoint
 
 WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass
+class RowSpan:
+    """Consecutive rows of a batch, first and behind last; they may move between two passes."""
+
+    start: int
+    stop: int
+
+    def of(self, x: Tensor) -> Tensor:
+        """These rows of `x`, as a view."""
+        return x[self.start : self.stop]
+
+    def __len__(self) -> int:
+        return self.stop - self.start
 
 
 def read_config(folder: Path) -> dict:
@@ -104,7 +120,7 @@ def attach(model: PreTrainedModel, folder: Path, name: str) -> None:
             f"The adapter '{folder}' has {tensors} tensors, but '{model.config._name_or_path}' has "
             f"places for {places}; give the base model that it was trained on."
         )
-    gates(model, name, slice(0, 1))  # refuses unsupported layers now, not in the first pass
+    gates(model, name, RowSpan(0, 1))  # refuses unsupported layers now, not in the first pass
     for layer in loaded:
         layer.enable_adapters(False)
         for key in layer.adapter_layer_names:
@@ -136,9 +152,22 @@ def merge(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     return loaded.merge_and_unload()
 
 
-def gates(model: PreTrainedModel, adapter: str, rows: slice) -> list[HookPoint]:
-    """Hooks that apply `adapter` to `rows` of every batch that goes through `model`."""
-    return [_gate(name, layer, adapter, rows) for name, layer in _layers(model, adapter)]
+def gates(model: PreTrainedModel, adapter: str, rows: RowSpan) -> list[HookPoint]:
+    """Hooks that apply `adapter` to `rows`, wherever they are, of every batch of `model`.
+
+    Modules that text does not run through (an image encoder's) get none.
+    """
+    read_by_text = {id(m) for m in (*model.get_decoder().modules(), *_head(model).modules())}
+    return [
+        _gate(name, layer, adapter, rows)
+        for name, layer in _layers(model, adapter)
+        if id(layer) in read_by_text
+    ]
+
+
+def _head(model: PreTrainedModel) -> nn.Module:
+    """The unembedding."""
+    return model.get_output_embeddings()
 
 
 def _layers(model: PreTrainedModel, adapter: str) -> Iterator[tuple[str, BaseTunerLayer]]:
@@ -149,7 +178,7 @@ def _layers(model: PreTrainedModel, adapter: str) -> Iterator[tuple[str, BaseTun
             yield name, module
 
 
-def _gate(name: str, layer: BaseTunerLayer, adapter: str, rows: slice) -> HookPoint:
+def _gate(name: str, layer: BaseTunerLayer, adapter: str, rows: RowSpan) -> HookPoint:
     label = f"{name}[{adapter}]"
     base = layer.get_base_layer()
     if isinstance(layer, IA3Layer):
@@ -157,7 +186,7 @@ def _gate(name: str, layer: BaseTunerLayer, adapter: str, rows: slice) -> HookPo
 
         def rescaled(x: Tensor) -> Tensor:
             x = x.clone()
-            x[rows] = (x[rows].to(scale.dtype) * scale).to(x.dtype)
+            rows.of(x)[:] = (rows.of(x).to(scale.dtype) * scale).to(x.dtype)
             return x
 
         if layer.is_feedforward:
@@ -169,9 +198,9 @@ def _gate(name: str, layer: BaseTunerLayer, adapter: str, rows: slice) -> HookPo
         scaling = layer.scaling[adapter]
 
         def add_delta(x: Tensor, y: Tensor) -> Tensor:
-            delta = torch.nn.functional.linear(x[rows].to(down.dtype), down)
+            delta = torch.nn.functional.linear(rows.of(x).to(down.dtype), down)
             y = y.clone()
-            y[rows] += (torch.nn.functional.linear(delta, up) * scaling).to(y.dtype)
+            rows.of(y)[:] += (torch.nn.functional.linear(delta, up) * scaling).to(y.dtype)
             return y
 
         return HookPoint(label, base, "output", add_delta)

@@ -36,7 +36,7 @@ class SideModel:
     sites: list[Site]
     adapter: str | None
 
-    def gates(self, rows: slice) -> list[HookPoint]:
+    def gates(self, rows: adapters.RowSpan) -> list[HookPoint]:
         """Hooks that make `rows` of the model's batch rows of this side."""
         return [] if self.adapter is None else adapters.gates(self.model, self.adapter, rows)
 
@@ -138,6 +138,16 @@ class ModelPair:
             side.model.config.get_text_config().max_position_embeddings
             for side in self.sides.values()
         )
+
+    @property
+    def attention_window(self) -> int | None:
+        """The fewest positions that a layer of either model looks back on; None without windows."""
+        windows = [
+            window
+            for side in self.sides.values()
+            if (window := getattr(side.model.config.get_text_config(), "sliding_window", None))
+        ]
+        return min(windows, default=None)
 
     @property
     def end_tokens(self) -> frozenset[int]:

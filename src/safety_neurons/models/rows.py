@@ -23,6 +23,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from safety_neurons.errors import InterventionError
 from safety_neurons.hooks import HookPoint, HookSet
+from safety_neurons.models.adapters import RowSpan
 from safety_neurons.models.pair import ModelPair, Side
 
 Activations = dict[Side, Tensor]
@@ -101,8 +102,21 @@ class PairedRows:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
+    def rearrange(self, rows: Mapping[Side, Int[Tensor, "new_batch"]]) -> None:
+        """Let the next passes have other rows: new row i goes on from old row `rows[side][i]`.
+
+        Its cached keys and values are copied. A row may be named several times, and one
+        that is not named is dropped. Sides left out keep their rows.
+        """
+        for batch in self._batches:
+            batch.rearrange(rows)
+
     def forward(
-        self, tokens: Mapping[Side, Tokens], *, logits: int | None = 1
+        self,
+        tokens: Mapping[Side, Tokens],
+        *,
+        logits: int | None = 1,
+        of: Side | None = None,
     ) -> dict[Side, Float[Tensor, "batch kept vocab"]]:
         """One pass of every side.
 
@@ -110,6 +124,7 @@ class PairedRows:
             tokens: of each side; all sides must have the same number of positions.
             logits: at how many last positions (0: at all); None runs the trunk alone and
                 returns nothing.
+            of: the side whose logits are computed; None for every side's.
 
         Raises:
             InterventionError: if a hook did not run, or an edit did not act as planned.
@@ -117,7 +132,7 @@ class PairedRows:
         self._passes += 1
         out: dict[Side, Tensor] = {}
         for batch in self._batches:
-            out.update(batch.forward(tokens, logits))
+            out.update(batch.forward(tokens, logits, of))
             batch.hooks.check(self._passes)
         for edit in self.edits:
             edit.end_pass()
@@ -144,12 +159,8 @@ class _Batch:
         owner: PairedRows,
         cached: bool,
     ) -> None:
-        self.rows: dict[Side, slice] = {}
-        start = 0
-        for side in sides:
-            self.rows[side] = slice(start, start + counts[side])
-            start += counts[side]
-        self.total = start
+        self.rows = {side: RowSpan(0, 0) for side in sides}
+        self._place({side: counts[side] for side in sides})
         self._owner = owner
         leader = pair.sides[sides[0]]
         self.model: PreTrainedModel = leader.model
@@ -164,10 +175,37 @@ class _Batch:
         self.hooks = HookSet(gates + sites)
         # The last position alone is a strided view, for which torch's CPU product copies
         # the whole unembedding once a row: seconds in bfloat16 where milliseconds do.
+        self._read = RowSpan(0, self.total)
         head = HookPoint(
-            "unembedding", self.model.get_output_embeddings(), "input", Tensor.contiguous
+            "unembedding",
+            self.model.get_output_embeddings(),
+            "input",
+            lambda x: self._read.of(x).contiguous(),
         )
         self._head = HookSet([head])
+
+    def _place(self, counts: Mapping[Side, int]) -> None:
+        """Lay the sides' rows out one behind the other."""
+        start = 0
+        for side, span in self.rows.items():
+            span.start, span.stop = start, start + counts[side]
+            start = span.stop
+        self.total = start
+
+    def rearrange(self, rows: Mapping[Side, Tensor]) -> None:
+        device = self.model.device
+        index = torch.cat(
+            [
+                torch.arange(span.start, span.stop, device=device)
+                if side not in rows
+                else rows[side].to(device) + span.start
+                for side, span in self.rows.items()
+            ]
+        )
+        same = len(index) == self.total and bool((index.diff() == 1).all())
+        if self.cache is not None and not same:
+            self.cache.batch_select_indices(index)
+        self._place({side: len(rows.get(side, range(len(s)))) for side, s in self.rows.items()})
 
     def _edit(self, layer: int):
         def edit(x: Tensor) -> Tensor | None:
@@ -176,14 +214,16 @@ class _Batch:
                     f"Layer {layer} received activations of shape {tuple(x.shape)} where "
                     f"{self.total} rows were planned."
                 )
-            edited = self._owner.apply(layer, {s: x[rows] for s, rows in self.rows.items()})
+            edited = self._owner.apply(layer, {s: rows.of(x) for s, rows in self.rows.items()})
             if edited is None:
                 return None
             return torch.cat([edited[side] for side in self.rows])
 
         return edit
 
-    def forward(self, tokens: Mapping[Side, Tokens], logits: int | None) -> dict[Side, Tensor]:
+    def forward(
+        self, tokens: Mapping[Side, Tokens], logits: int | None, of: Side | None
+    ) -> dict[Side, Tensor]:
         inputs = {
             "input_ids": torch.cat([tokens[side].ids for side in self.rows]),
             "attention_mask": torch.cat([tokens[side].mask for side in self.rows]),
@@ -191,9 +231,12 @@ class _Batch:
             "past_key_values": self.cache,
             "use_cache": self.cache is not None,
         }
-        if logits is None:
+        if logits is None or (of is not None and of not in self.rows):
             self.model.base_model(**inputs)
             return {}
+        self._read = RowSpan(0, self.total) if of is None else self.rows[of]
         with self._head:
             computed = self.model(**inputs, logits_to_keep=logits).logits
-        return {side: computed[rows] for side, rows in self.rows.items()}
+        if of is not None:
+            return {of: computed}
+        return {side: rows.of(computed) for side, rows in self.rows.items()}

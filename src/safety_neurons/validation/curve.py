@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from safety_neurons.generation import ALIGNED, UNALIGNED, Setting
 from safety_neurons.models import Side
 from safety_neurons.neurons import NeuronSet
 from safety_neurons.prompts import PromptSet
 from safety_neurons.statistics import Effect, mean_or_none, ratio_of_means
-from safety_neurons.validation.examination import ALIGNED, UNALIGNED, Examination, Setting
+from safety_neurons.validation.examination import Examination
 
 N90_EFFECT = 0.9
 
@@ -90,6 +91,12 @@ def effect_of(
     return ratio_of_means(moved, gap, seed=seed)
 
 
+def matched_controls(neurons: NeuronSet, controls: int, seed: int) -> list[NeuronSet]:
+    """`controls` matched random sets; none where a layer has too few neurons left for any."""
+    drawn = [neurons.matched_random(seed + i) for i in range(controls)]
+    return [control for control in drawn if control is not None]
+
+
 def measure_point(
     exam: Examination,
     prompts: PromptSet,
@@ -107,11 +114,9 @@ def measure_point(
     label = f"{ranking} {share:g} ({split})"
     effect = effect_of(exam, prompts, setting, label, seed=seed)
     judged = exam.judged(prompts, setting, label)
-    random_sets = [neurons.matched_random(seed + i) for i in range(controls)]
     control_effects = tuple(
         effect_of(exam, prompts, Setting(recipient, drawn), f"{label} random", seed=seed).value
-        for drawn in random_sets
-        if drawn is not None
+        for drawn in matched_controls(neurons, controls, seed)
     )
     point = CurvePoint(
         ranking=ranking,

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from safety_neurons.artifacts import RunFolder, digest
-from safety_neurons.generation import Decoding, answer
+from safety_neurons.generation import Decoding, Setting, answer, encode_prompts, texts_of
 from safety_neurons.judges import Judge, Verdict
-from safety_neurons.models import ModelPair, Side
-from safety_neurons.neurons import NeuronSet
+from safety_neurons.models import ModelPair
 from safety_neurons.progress import Progress
-from safety_neurons.prompts import ChatFormat, PromptSet, decode_text, encode_all
+from safety_neurons.prompts import ChatFormat, PromptSet
 from safety_neurons.statistics import Rate, rate
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Who answers, with which neurons overwritten by the other side's values."""
-
-    recipient: Side
-    patch: NeuronSet | None = None
-
-    @property
-    def key(self) -> str:
-        """The same for settings that must give the same answers."""
-        return digest(str(self.recipient), None if self.patch is None else self.patch.flat.tolist())
-
-
-UNALIGNED = Setting(Side.UNALIGNED)
-ALIGNED = Setting(Side.ALIGNED)
 
 
 @dataclass(frozen=True)
@@ -82,34 +65,37 @@ class Examination:
     def encoded(self, prompts: PromptSet) -> list[list[int]]:
         """Token ids of a prompt set."""
         if prompts.digest not in self._encoded:
-            self._encoded[prompts.digest] = encode_all(
-                prompts,
-                self.pair.tokenizer,
-                self._chat,
-                context_length=self.pair.context_length,
-                max_new_tokens=self.decoding.max_new_tokens,
+            self._encoded[prompts.digest] = encode_prompts(
+                self.pair, prompts, self.decoding, self._chat
             )
         return self._encoded[prompts.digest]
 
     def completions(self, prompts: PromptSet, setting: Setting, label: str) -> list[list[int]]:
         """Token ids of the answers to `prompts` under `setting`."""
-        return answer(
+        return self.prepare(prompts, [setting], label)[0]
+
+    def prepare(
+        self, prompts: PromptSet, settings: Sequence[Setting], label: str
+    ) -> list[list[list[int]]]:
+        """Answers to `prompts` under each of `settings`, which is faster than one by one."""
+        distinct = {setting.key: setting for setting in settings}
+        answers = answer(
             self.pair,
             self.encoded(prompts),
-            setting.recipient,
+            list(distinct.values()),
             self.decoding,
-            patch=setting.patch,
-            log=self._log(prompts, setting),
+            logs=[self._log(prompts, setting) for setting in distinct.values()],
             progress=self.progress,
             label=label,
         )
+        by_key = dict(zip(distinct, answers, strict=True))
+        return [by_key[setting.key] for setting in settings]
 
     def judged(self, prompts: PromptSet, setting: Setting, label: str) -> Judged:
         """Answers to `prompts` under `setting`, with verdicts."""
         key = digest(prompts.digest, setting.key)
         if key not in self._judged:
-            completions = self.completions(prompts, setting, label)
-            responses = [decode_text(self.pair.tokenizer, tokens) for tokens in completions]
+            responses = texts_of(self.pair, self.completions(prompts, setting, label))
             self._judged[key] = Judged(responses, self.judge(prompts.texts, responses))
         return self._judged[key]
 

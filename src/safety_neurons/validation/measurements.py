@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from safety_neurons.generation import ALIGNED, UNALIGNED, Setting
 from safety_neurons.models import Side
-from safety_neurons.neurons import Ranking, RankingName
+from safety_neurons.neurons import NeuronSet, Ranking, RankingName
 from safety_neurons.prompts import PromptSet
 from safety_neurons.statistics import Rate
-from safety_neurons.validation.curve import CurvePoint, choose, measure_point, threshold
-from safety_neurons.validation.examination import ALIGNED, UNALIGNED, Examination, Setting
+from safety_neurons.validation.curve import (
+    CurvePoint,
+    choose,
+    matched_controls,
+    measure_point,
+    threshold,
+)
+from safety_neurons.validation.examination import Examination
 from safety_neurons.validation.options import TestPrompts, ValidateOptions
 from safety_neurons.validation.perplexity import perplexity
 
@@ -37,6 +44,8 @@ class Measurements:
 
     def _curve(self, split: str, prompts: PromptSet, *, controls: int) -> Iterator[CurvePoint]:
         for name, ranking in self.rankings.items():
+            tops = [ranking.top(share) for share in self.options.tested_shares]
+            self._prepare(Side.UNALIGNED, tops, prompts, controls, f"{name} ({split})")
             for share in self.options.tested_shares:
                 yield measure_point(
                     self.exam,
@@ -49,12 +58,28 @@ class Measurements:
                     seed=self.options.seed,
                 )
 
+    def _prepare(
+        self, recipient: Side, tops: list[NeuronSet], prompts: PromptSet, controls: int, label: str
+    ) -> None:
+        """Let all patches of a curve be answered together; each is then read one by one."""
+        seed = self.options.seed
+        drawn = [c for top in tops for c in matched_controls(top, controls, seed)]
+        settings = [Setting(recipient, neurons) for neurons in (*tops, *drawn)]
+        self.exam.prepare(prompts, settings, label)
+
     def summary(self) -> dict[str, Any]:
         ceiling = _ceiling(self.test)
         thresholds = {
             str(name): threshold([p for p in self.test if p.ranking == name], ceiling)
             for name in self.rankings
         }
+        self._prepare(
+            Side.ALIGNED,
+            [self.chosen_set],
+            self.prompts.test,
+            self.options.controls,
+            "Necessity (test)",
+        )
         necessity = measure_point(
             self.exam,
             self.prompts.test,
@@ -99,6 +124,7 @@ class Measurements:
     def _harmless(self) -> dict[str, Any]:
         """Refusals and perplexity on harmless prompts, patched as on the harmful ones."""
         settings = self._settings()
+        self.exam.prepare(self.prompts.harmless, list(settings.values()), "Harmless prompts")
         prompts = self.exam.encoded(self.prompts.harmless)
         own = self.exam.completions(self.prompts.harmless, UNALIGNED, "unaligned model")
         return {

@@ -40,7 +40,7 @@ def perplexity(
     for rows in progress.track(decoding.batches(prompts), label):
         batch = ForcedBatch.of([prompts[i] for i in rows], [completions[i] for i in rows], pair)
         edits = (
-            [] if patch is None else [PatchEdit(patch, recipient.other, device=str(pair.device))]
+            [] if patch is None else [PatchEdit([patch], recipient.other, device=str(pair.device))]
         )
         counts = dict.fromkeys(sides, len(batch))
         with PairedRows(pair, counts, edits=edits, first=recipient.other) as forward:

@@ -1,0 +1,5 @@
+"""`python -m safety_neurons` is the command `safety-neurons`."""
+
+from safety_neurons.cli import main
+
+main()

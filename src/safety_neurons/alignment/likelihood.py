@@ -1,0 +1,81 @@
+"""How likely a model finds several completions of each prompt, with gradients.
+
+Preference training compares two completions of one prompt. Each prompt is read once for
+both, and what all prompts begin with (a system prompt) is read once for the whole batch;
+gradients flow through the caches. Logits are computed at completion positions alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from safety_neurons.generation import Completion, left_padded, shared_beginning
+from safety_neurons.models import ModelPair, PairedRows, Side, Tokens
+
+
+def log_likelihoods(
+    pair: ModelPair,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[Completion]],
+) -> tuple[Float[Tensor, "batch completion"], Int[Tensor, "batch completion"]]:
+    """The log-likelihood in nats of each completion under the unaligned side's model.
+
+    Args:
+        prompts: token ids of each prompt.
+        completions: of each prompt, equally many completions, none of them empty.
+
+    Returns:
+        Sums over the tokens of a completion, and how many tokens it has.
+    """
+    side, device = Side.UNALIGNED, pair.device
+    of_each = len(completions[0])
+    flat = [completion for group in completions for completion in group]
+    longest = max(len(completion) for completion in flat)
+    shared = len(shared_beginning(pair, prompts, longest))
+    # The last prompt token predicts the first completion token, so it is read with it.
+    between = [list(prompt[shared:-1]) for prompt in prompts]
+    read = [
+        [prompt[-1], *completion[:-1]]
+        for prompt, group in zip(prompts, completions, strict=True)
+        for completion in group
+    ]
+    mask = torch.ones(1 if shared else len(prompts), shared, dtype=torch.long, device=device)
+    with PairedRows(pair, {side: len(mask)}, cached=True) as rows:
+        if shared:
+            ids = torch.tensor([prompts[0][:shared]], device=device)
+            rows.forward({side: Tokens(ids, mask)}, logits=None)
+            mask = mask.repeat(len(prompts), 1)
+            rows.rearrange({side: torch.zeros(len(prompts), dtype=torch.long)})
+        if any(between):
+            tokens = left_padded(between, pair)
+            mask = torch.cat([mask, tokens.mask], dim=1)
+            rows.forward({side: Tokens(tokens.ids, mask)}, logits=None)
+        rows.rearrange({side: torch.arange(len(prompts)).repeat_interleave(of_each)})
+        mask = mask.repeat_interleave(of_each, dim=0)
+        ids, real = _right_padded(read, pair)
+        targets, _ = _right_padded(flat, pair)
+        tokens = Tokens(ids, torch.cat([mask, real], dim=1))
+        logits = rows.forward({side: tokens}, logits=longest)[side]
+    # Padding is left out before the softmax, which is what costs here.
+    scored = real.bool()
+    exact = logits[scored].to(torch.promote_types(logits.dtype, torch.float32))
+    likelihoods = -cross_entropy(exact, targets[scored], reduction="none")
+    each = torch.zeros_like(real, dtype=likelihoods.dtype).masked_scatter(scored, likelihoods)
+    return each.sum(dim=1).view(-1, of_each), real.sum(dim=1).view(-1, of_each)
+
+
+def _right_padded(
+    rows: Sequence[Sequence[int]], pair: ModelPair
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), pair.tokenizer.pad_token_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(list(row))
+        mask[i, : len(row)] = 1
+    return ids.to(pair.device), mask.to(pair.device)

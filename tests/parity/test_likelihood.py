@@ -1,0 +1,78 @@
+"""Likelihoods of several completions of a prompt, and their gradients, are the plain model's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import IA3Config, get_peft_model
+
+from safety_neurons.alignment.likelihood import log_likelihoods
+from safety_neurons.models import ModelPair, PairedRows
+from tests.tiny import ARCHITECTURES, PARTS, prompts
+
+EXACT = {"rtol": 0, "atol": 1e-9}
+
+
+def adapted(zoo, architecture: str) -> tuple[ModelPair, torch.nn.Module]:
+    """A pair whose model has got an (IA)³ adapter with scales that are not 1."""
+    source = str(zoo.copy(architecture))
+    pair = ModelPair.load(source, source, dtype=torch.float64, device="cpu")
+    down = PARTS[architecture]["down"].rpartition(".")[2]
+    config = IA3Config(task_type="CAUSAL_LM", target_modules=[down], feedforward_modules=[down])
+    model = get_peft_model(pair.sides["unaligned"].model, config)
+    generator = torch.Generator().manual_seed(5)
+    for scale in trained(model):
+        scale.data = 1 + 0.3 * torch.randn(scale.shape, generator=generator, dtype=scale.dtype)
+    return pair, model
+
+
+def trained(model) -> list[torch.nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def plain_log_likelihood(model, prompt: list[int], completion: list[int]) -> torch.Tensor:
+    logits = model(torch.tensor([prompt + completion])).logits[0].log_softmax(dim=-1)
+    return sum(logits[len(prompt) + i - 1, token] for i, token in enumerate(completion))
+
+
+@pytest.mark.parametrize("beginning", [0, 1, 5])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_likelihoods_and_gradients_equal_those_of_plain_passes(zoo, architecture, beginning):
+    pair, model = adapted(zoo, architecture)
+    shared, *own = prompts((beginning + 1, 2, 7, 4), seed=1)
+    asked = [shared[:beginning] + one[1:] for one in own]
+    answers = [one[1:] for one in prompts((2, 6, 4, 9, 3, 3), seed=2)]
+    completions = list(zip(answers[::2], answers[1::2], strict=True))
+    expected = torch.stack(
+        [
+            torch.stack([plain_log_likelihood(model, prompt, c) for c in group])
+            for prompt, group in zip(asked, completions, strict=True)
+        ]
+    )
+    weights = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.5, 0.25]], dtype=torch.float64)
+    found, counts = log_likelihoods(pair, asked, completions)
+    torch.testing.assert_close(found, expected, **EXACT)
+    assert counts.tolist() == [[len(c) for c in group] for group in completions]
+    gradients = [
+        torch.autograd.grad((values * weights).sum(), trained(model))
+        for values in (found, expected)
+    ]
+    for ours, plain in zip(*gradients, strict=True):
+        assert plain.abs().max() > 1e-3
+        # RMSNorm rounds to float32 whatever the model's precision.
+        torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_a_prompt_is_read_once_for_its_completions(zoo, monkeypatch):
+    pair, _ = adapted(zoo, "llama")
+    read = []
+    forward = PairedRows.forward
+
+    def watched(self, tokens, **options):
+        read.extend(tuple(t.ids.shape) for t in tokens.values())
+        return forward(self, tokens, **options)
+
+    monkeypatch.setattr(PairedRows, "forward", watched)
+    beginning, *own = prompts((5, 3, 4), seed=1)
+    log_likelihoods(pair, [beginning + one for one in own], [([7, 8], [9])] * 2)
+    assert read == [(1, 6), (2, 2), (4, 2)]  # BOS is common, too; the last prompt token is kept
