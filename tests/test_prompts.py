@@ -43,9 +43,9 @@ def topic(prompt: Prompt) -> str:
 @pytest.mark.parametrize(
     ("kind", "sizes"),
     [
-        (Kind.HARMFUL, [200, 120, 80, 200]),
-        (Kind.HARMLESS, [200, 120, 80, 200]),
-        (Kind.BORDERLINE, [120, 20, 60, 100]),
+        (Kind.HARMFUL, [440, 120, 80, 200]),
+        (Kind.HARMLESS, [440, 120, 80, 200]),
+        (Kind.BORDERLINE, [240, 20, 60, 100]),
     ],
 )
 def test_splits_have_their_documented_sizes_and_no_common_ids(kind, sizes):
@@ -95,7 +95,7 @@ def test_no_near_duplicates_across_splits():
 
 def test_no_prompt_stands_twice():
     texts = [normalised(text) for kind, split in EVERY for text in builtin(kind, split).texts]
-    assert len(set(texts)) == len(texts) == 1500
+    assert len(set(texts)) == len(texts) == 2100
 
 
 # Near duplicates.

@@ -395,11 +395,13 @@ def test_settings_are_answered_as_if_alone(zoo, tmp_path):
     assert [len(log.read_text().splitlines()) for log in logs] == [5] * len(logs)
 
 
-def test_settings_fill_batches_evenly():
-    how = Decoding(batch_size=32)
-    assert [how.side_by_side(n, 32) for n in (1, 4, 5, 9, 16)] == [1, 4, 3, 3, 4]
-    assert how.side_by_side(30, 8) == 15  # 128 rows hold 16 settings: two passes of 15
-    assert how.side_by_side(2, 500) == 1
+def test_batches_are_even_of_similar_length_and_smaller_under_more_settings():
+    asked, how = [[5] * n for n in range(1, 71)], Decoding(batch_size=32)
+    assert [len(batch) for batch in how.batches(asked)] == [23, 23, 24]
+    assert {len(batch) for batch in how.batches(asked, settings=13)} == {8, 9}  # 128 rows at most
+    assert {len(batch) for batch in how.batches(asked, settings=500)} == {1}
+    assert [i for batch in how.batches(asked[::-1]) for i in batch] == list(range(69, -1, -1))
+    assert how.batches([]) == []
 
 
 def test_answers_come_in_the_order_asked_whatever_the_batches(zoo, tmp_path):

@@ -40,17 +40,17 @@ from safety_neurons.prompts import Kind, Split, builtin
 class AlignRecipe:
     """Everything that decides what the adapter becomes."""
 
-    steps: int = 160
+    steps: int = 240
     """Optimiser steps."""
     batch_size: int = 8
     """Preference pairs a step."""
-    learning_rate: float = 3e-2
+    learning_rate: float = 4e-2
     """Peak rate of AdamW; it falls linearly to 0 after a tenth of warm-up."""
     beta: float = 0.03
     """How strongly the preference term is held to the unaligned model."""
     likelihood_weight: float = 1.0
     """Weight of the likelihood of chosen answers beside the preference term."""
-    refusals_per_prompt: int = 2
+    refusals_per_prompt: int = 3
     """Differently worded refusals of each harmful request."""
     keeps_per_prompt: int = 1
     """Times that each own harmless answer is preferred to a refusal."""

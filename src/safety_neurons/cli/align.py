@@ -14,8 +14,8 @@ from safety_neurons.cli.errors import explained
 def command(
     out: o.Out,
     base: Annotated[str, typer.Option(help="The model to align.")] = "embedded:unaligned",
-    steps: Annotated[int, typer.Option(help="Optimiser steps.", min=1)] = 160,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-2,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.", min=1)] = 240,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 4e-2,
     beta: Annotated[float, typer.Option(help="Strength of the preference term.")] = 0.03,
     batch_size: Annotated[int, typer.Option(help="Preference pairs a step.", min=1)] = 8,
     seed: o.Seed = 0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from safety_neurons.artifacts import RowLog
@@ -15,7 +16,10 @@ from safety_neurons.progress import Progress, Silent
 from safety_neurons.prompts import ChatFormat, PromptSet, decode_text, encode_all
 
 _ROWS_PER_PROMPT = 4
-"""Rows that settings may make of one batch's prompts; with more, caches outgrow what is won."""
+"""Rows of a pass for each prompt of a full batch; with more, caches outgrow what is won."""
+
+_SETTINGS_AT_ONCE = 8
+"""The donor reads a prompt once for so many settings; with more, little is left to win."""
 
 
 @dataclass(frozen=True)
@@ -24,19 +28,24 @@ class Decoding:
 
     max_new_tokens: int = 40
     batch_size: int = 32
-    """Prompts read together; several settings of them are decoded side by side."""
+    """The most prompts read together."""
 
-    def batches(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Positions of prompts, in batches of similar length, the same at every run."""
+    def batches(self, prompts: Sequence[Sequence[int]], *, settings: int = 1) -> list[list[int]]:
+        """Positions of prompts, in even batches of similar length, the same at every run.
+
+        Args:
+            settings: under how many each prompt is answered in the same pass.
+        """
         by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-        return [
-            by_length[i : i + self.batch_size] for i in range(0, len(by_length), self.batch_size)
-        ]
+        rows = _ROWS_PER_PROMPT * self.batch_size
+        return evenly(by_length, min(self.batch_size, max(rows // settings, 1)))
 
-    def side_by_side(self, settings: int, prompts: int) -> int:
-        """How many of `settings` are decoded together on a batch of `prompts`, evenly shared."""
-        most = max(1, _ROWS_PER_PROMPT * self.batch_size // prompts)
-        return math.ceil(settings / math.ceil(settings / most))
+
+def evenly(items: Sequence[int], most: int) -> list[list[int]]:
+    """`items` in as few runs of at most `most` as possible, no run much shorter than another."""
+    count = math.ceil(len(items) / most)
+    bounds = [len(items) * i // count for i in range(count + 1)] if count else [0]
+    return [list(items[start:stop]) for start, stop in pairwise(bounds)]
 
 
 def encode_prompts(
@@ -113,8 +122,7 @@ def _plan(
     alike: dict[tuple, list[int]] = {}
     for s, setting in enumerate(settings):
         alike.setdefault((setting.recipient, setting.patch is None), []).append(s)
-    for batch in decoding.batches(prompts):
-        for group in alike.values():
-            size = decoding.side_by_side(len(group), len(batch))
-            for start in range(0, len(group), size):
-                yield batch, group[start : start + size]
+    for similar in alike.values():
+        for group in evenly(similar, _SETTINGS_AT_ONCE):
+            for batch in decoding.batches(prompts, settings=len(group)):
+                yield batch, group

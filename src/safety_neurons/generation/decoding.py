@@ -141,17 +141,13 @@ class _Batch:
         )
         read = self.written[self.which, self.length - 1]
         # Donor rows split where their recipients chose different tokens.
-        vocabulary = int(read.max()) + 1
-        histories, donor_of = torch.unique(
-            self.donor_of[live] * vocabulary + read, return_inverse=True
-        )
-        self.donor_of, came_from = donor_of, histories // vocabulary
+        self.donor_of, came_from, donor_reads = _split(self.donor_of[live], read)
         self._rearrange(live, came_from)
         self.recipient_mask = _longer(self.recipient_mask[live])
         self.donor_mask = _longer(self.donor_mask[came_from])
         logits = self._forward(
             Tokens(read[:, None], self.recipient_mask),
-            Tokens((histories % vocabulary)[:, None], self.donor_mask),
+            Tokens(donor_reads[:, None], self.donor_mask),
             self.patch_of,
             self.donor_of,
             logits=True,
@@ -218,6 +214,29 @@ def shared_beginning(
     while length < shortest - 1 and all(p[length] == first[length] for p in others):
         length += 1
     return list(first[:length]) if len(prompts) > 1 else []
+
+
+def _split(
+    donor_of: Int[Tensor, "batch"], read: Int[Tensor, "batch"]
+) -> tuple[Int[Tensor, "batch"], Int[Tensor, "donor"], Int[Tensor, "donor"]]:
+    """Give every history its donor row, now that row i goes on with token `read[i]`.
+
+    Returns:
+        Of each row its new donor row; of each donor row the old one that it goes on from,
+        and the token that it reads. Most stay in their place, so that little is copied.
+    """
+    vocabulary = int(read.max()) + 1
+    histories, of_row = torch.unique(donor_of * vocabulary + read, return_inverse=True)
+    parents, count = histories // vocabulary, len(histories)
+    place = torch.full_like(parents, -1)
+    heirs = torch.cat([parents.new_ones(1), parents.diff()]).bool() & (parents < count)
+    place[heirs] = parents[heirs]
+    free = torch.ones_like(heirs)
+    free[parents[heirs]] = False
+    place[~heirs] = free.nonzero().flatten()
+    came_from, reads = torch.empty_like(parents), torch.empty_like(parents)
+    came_from[place], reads[place] = parents, histories % vocabulary
+    return place[of_row], came_from, reads
 
 
 def _longer(mask: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch longer"]:

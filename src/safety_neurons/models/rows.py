@@ -24,6 +24,7 @@ from transformers import DynamicCache, PreTrainedModel
 from safety_neurons.errors import InterventionError
 from safety_neurons.hooks import HookPoint, HookSet
 from safety_neurons.models.adapters import RowSpan
+from safety_neurons.models.cache import RowCache
 from safety_neurons.models.pair import ModelPair, Side
 
 Activations = dict[Side, Tensor]
@@ -87,7 +88,8 @@ class PairedRows:
         self.pair = pair
         self.edits = list(edits)
         order = [side for side in (first, first.other) if counts.get(side)]
-        groups = [order] if pair.shared else [[side] for side in order]
+        # In a common batch the donor's rows are the last: they become more and fewer.
+        groups = [order[::-1]] if pair.shared else [[side] for side in order]
         self._batches = [_Batch(pair, group, counts, self, cached) for group in groups]
         self._stack = ExitStack()
         self._passes = 0
@@ -164,7 +166,7 @@ class _Batch:
         self._owner = owner
         leader = pair.sides[sides[0]]
         self.model: PreTrainedModel = leader.model
-        self.cache = DynamicCache(config=self.model.config) if cached else None
+        self.cache = self._new_cache() if cached else None
         gates = [p for side in sides for p in pair.sides[side].gates(self.rows[side])]
         sites = [
             HookPoint(s.name, s.module, "input", self._edit(s.layer))
@@ -183,6 +185,12 @@ class _Batch:
             lambda x: self._read.of(x).contiguous(),
         )
         self._head = HookSet([head])
+
+    def _new_cache(self) -> DynamicCache:
+        # Gradients need what was cached to stay as it was.
+        if torch.is_grad_enabled():
+            return DynamicCache(config=self.model.config)
+        return RowCache(self.model.config)
 
     def _place(self, counts: Mapping[Side, int]) -> None:
         """Lay the sides' rows out one behind the other."""
@@ -203,8 +211,10 @@ class _Batch:
             ]
         )
         same = len(index) == self.total and bool((index.diff() == 1).all())
-        if self.cache is not None and not same:
-            self.cache.batch_select_indices(index)
+        if not same and isinstance(self.cache, RowCache):
+            self.cache.select_rows(index)
+        elif not same and self.cache is not None:
+            self.cache.reorder_cache(index)  # type: ignore[arg-type]
         self._place({side: len(rows.get(side, range(len(s)))) for side, s in self.rows.items()})
 
     def _edit(self, layer: int):
