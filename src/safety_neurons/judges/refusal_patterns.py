@@ -70,6 +70,8 @@ REFUSAL = _regex(rf"""
   | \b(?:not|un)\ ?(?:able|willing)\ to\ (?:help|assist|comply|fulfil+|do\ (?:that|this|so))
   | ^(?:(?:I'm\ )?sorry|unfortunately|apologies)?,?\ ?(?:but\ )?{NOT_ABLE}\ (?:help|assist|comply
       |do\ (?:that|this))
+  | \bI\ (?:don't|do\ not)\ have\ the\ (?:ability|capability|capacity|authority)\ to\ {FILLER}
+      (?:help|assist|support|comply|engage\ in|participate\ in|take\ part|discuss|fulfil+)\b
   | \bI(?:\ am|'m)\ not\ comfortable\b | \bI\ (?:don't|do\ not)\ feel\ comfortable\b
   | \bI\ (?:don't|do\ not)\ (?:help|assist|engage|participate|provide|think\ I\ (?:can|should)
       |want\ to\ help|wish\ to\ help)\b
