@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pyarrow.parquet as parquet
 import pytest
+import torch
+import typer
 from typer.testing import CliRunner
 
 from safety_neurons.cli import app
+from safety_neurons.cli.errors import explained
 from safety_neurons.progress import Silent
 from tests.tiny import LAYERS, random_model, save, tokenizer
 
@@ -314,3 +317,35 @@ def test_judge_names_what_is_missing(tmp_path):
     assert judged.exit_code == 0
     row = json.loads((tmp_path / "out.jsonl").read_text())
     assert row == {"prompt": "Hi", "answer": "Hello", "verdict": "compliance"}
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA"), RuntimeError("x: can't allocate memory: y")]
+)
+def test_too_little_memory_is_said_with_the_remedy(error, capsys):
+    @explained
+    def command():
+        raise error
+
+    with pytest.raises(typer.Exit) as ended:
+        command()
+    assert ended.value.exit_code == 2
+    assert "--batch-size" in capsys.readouterr().err
+
+
+def test_other_failures_keep_their_traceback():
+    @explained
+    def command():
+        raise RuntimeError("a fault of ours")
+
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        command()
+
+
+def test_a_stopped_alignment_does_not_promise_to_go_on(zoo, tmp_path, monkeypatch):
+    monkeypatch.setattr("safety_neurons.cli.options.bars", lambda: Interrupting("Training"))
+    base = zoo.source("llama", None)
+    result = invoke("align", "--base", base, "--out", tmp_path / "adapter", "--limit", "2")
+    assert result.exit_code == 130
+    assert "begins again" in result.output
+    assert list(tmp_path.iterdir()) == []

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from safety_neurons.cli import options as o
-from safety_neurons.cli.errors import explained
+from safety_neurons.cli.errors import BEGINS_AGAIN, explained_when_stopped
 
 
-@explained
+@explained_when_stopped(BEGINS_AGAIN)
 def command(
     out: o.Out,
     base: Annotated[str, typer.Option(help="The model to align.")] = "embedded:unaligned",

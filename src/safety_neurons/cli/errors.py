@@ -18,9 +18,21 @@ EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
 
 
+GOES_ON = "Stopped. Nothing is lost: the same command goes on where it was."
+BEGINS_AGAIN = "Stopped. Nothing was written; the same command begins again."
+
+
 def explained(command: Callable[P, R]) -> Callable[P, R]:
     """Turn what a user can put right into a sentence and exit code 2, without a traceback."""
+    return explained_when_stopped(GOES_ON)(command)
 
+
+def explained_when_stopped(stopped: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """As `explained`, with what to say after Ctrl-C."""
+    return lambda command: _explained(command, stopped)
+
+
+def _explained(command: Callable[P, R], stopped: str) -> Callable[P, R]:
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
@@ -28,17 +40,26 @@ def explained(command: Callable[P, R]) -> Callable[P, R]:
         except UserError as error:
             raise _ended(str(error), EXIT_MISTAKE) from None
         except KeyboardInterrupt:
-            raise _ended(
-                "Stopped. Nothing is lost: the same command goes on where it was.",
-                EXIT_INTERRUPTED,
-            ) from None
+            raise _ended(stopped, EXIT_INTERRUPTED) from None
         except OSError as error:
             sentence = _of_the_system(error)
             if sentence is None:
                 raise
             raise _ended(sentence, EXIT_MISTAKE) from None
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            sentence = "The memory is too small for this batch; give a smaller --batch-size."
+            raise _ended(sentence, EXIT_MISTAKE) from None
 
     return wrapped
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    import torch  # loaded already where it can run out of memory
+
+    on_cpu = "can't allocate memory" in str(error)
+    return on_cpu or isinstance(error, torch.OutOfMemoryError)
 
 
 def _of_the_system(error: OSError) -> str | None:

@@ -1,17 +1,36 @@
-"""`safety-neurons report`: render a run as one HTML page."""
+"""`safety-neurons report`: render a run, or several side by side, as one HTML page."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
-from safety_neurons.cli import options as o
 from safety_neurons.cli.errors import explained
 
 
 @explained
-def command(run: o.Run) -> None:
-    """Write the run's report, a page that opens offline; needs no model."""
+def command(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="A run folder, or several to compare.", metavar="RUN..."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where a comparison goes; by default comparison.html in the first run."),
+    ] = None,
+) -> None:
+    """Write a run's report, or compare several runs: a page that opens offline; needs no model."""
     from safety_neurons.artifacts import RunFolder
-    from safety_neurons.report import render_report
+    from safety_neurons.errors import UserError
+    from safety_neurons.report import COMPARISON, render_comparison, render_report
 
-    typer.echo(f"Report: {render_report(RunFolder.open(run))}")
+    folders = [RunFolder.open(run) for run in runs]
+    if len(folders) == 1:
+        if out is not None:
+            raise UserError("--out is for comparing runs; one run's report goes into its folder.")
+        typer.echo(f"Report: {render_report(folders[0])}")
+    else:
+        page = render_comparison(folders, out or folders[0].file(COMPARISON))
+        typer.echo(f"Comparison: {page}")

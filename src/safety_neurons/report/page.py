@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from safety_neurons.artifacts import RunFolder, write_whole
 from safety_neurons.finding.run import TABLE
 from safety_neurons.neurons import read_table
-from safety_neurons.report import answers, captions, charts, words
+from safety_neurons.report import answers, charts
 from safety_neurons.report.cards import cards
-from safety_neurons.report.figures import SETTINGS, Figures, interval_of
+from safety_neurons.report.figures import SETTINGS, Figures
 from safety_neurons.report.glossary import GLOSSARY
-from safety_neurons.report.heatmap import HeatMap, strength
+from safety_neurons.report.heatmap import HeatMap
 from safety_neurons.report.neurontable import neuron_tables
 from safety_neurons.report.provenance import Provenance
 from safety_neurons.report.sentences import verdict
+from safety_neurons.report.templating import rendered
 from safety_neurons.validation.run import SAMPLES, SUMMARY
 
 REPORT = "report.html"
@@ -56,44 +54,17 @@ def _html(run: RunFolder) -> str:
     rankings = read_table(run.file(TABLE))
     shares = sorted({point.share for point in figures.points})
     maps = [HeatMap.of(ranking, shares) for ranking in rankings.values()]
-    return (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(
-            figures=figures,
-            verdict=verdict(figures),
-            cards=cards(figures),
-            curve=charts.curve_chart(figures),
-            maps=maps,
-            scale=max(heat.highest for heat in maps),
-            tables=neuron_tables(run.file(TABLE), rankings),
-            samples=answers.read_samples(run.file(SAMPLES)),
-            settings=[name for name in SETTINGS if name in figures.harmless],
-            provenance=Provenance.of(run.manifest, figures.judge),
-            glossary=GLOSSARY,
-        )
+    return rendered(
+        "report.html.jinja",
+        figures=figures,
+        verdict=verdict(figures),
+        cards=cards(figures),
+        curve=charts.curve_chart(figures),
+        maps=maps,
+        scale=max(heat.highest for heat in maps),
+        tables=neuron_tables(run.file(TABLE), rankings),
+        samples=answers.read_samples(run.file(SAMPLES)),
+        settings=[name for name in SETTINGS if name in figures.harmless],
+        provenance=Provenance.of(run.manifest, figures.judge),
+        glossary=GLOSSARY,
     )
-
-
-def _environment() -> Environment:
-    """Everything is escaped, and None becomes words wherever it is met."""
-    environment = Environment(
-        loader=PackageLoader("safety_neurons.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_worded,
-    )
-    environment.globals.update(
-        words=words,
-        captions=captions,
-        charts=charts,
-        interval_of=interval_of,
-        strength=strength,
-    )
-    return environment
-
-
-def _worded(value: Any) -> Any:
-    return words.NOT_ENOUGH if value is None else value
