@@ -349,3 +349,26 @@ def test_a_stopped_alignment_does_not_promise_to_go_on(zoo, tmp_path, monkeypatc
     assert result.exit_code == 130
     assert "begins again" in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_strengths_are_measured_with_random_sets(find_arguments, validate_arguments, tmp_path):
+    run = tmp_path / "run"
+    assert invoke(*find_arguments, "--out", run).exit_code == 0
+    done = invoke("validate", run, *validate_arguments, "--strengths", "0,1")
+    assert done.exit_code == 0, done.output
+    summary = json.loads((run / "summary.json").read_text())
+    nothing, whole = summary["dose"]
+    assert nothing["strength"] == 0
+    assert nothing["refusal_rate"] == summary["unaligned"]["refusal_rate"]
+    chosen = next(
+        row
+        for row in summary["curve"]
+        if row["split"] == "test"
+        and (row["ranking"], row["share"])
+        == (summary["chosen"]["ranking"], summary["chosen"]["share"])
+    )
+    assert whole["refusal_rate"] == chosen["refusal_rate"]
+    refused(invoke("validate", run, *validate_arguments, "--strengths", "-1"), "0 or more")
+    refused(
+        invoke("validate", run, *validate_arguments, "--strengths", "x"), "no list of strengths"
+    )

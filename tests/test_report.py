@@ -430,3 +430,18 @@ def test_samples_are_spread_over_categories():
     rows = [{"category": c, "id": i} for i, c in enumerate("aaaabbc")]
     assert [row["id"] for row in spread(rows, 5)] == [0, 4, 6, 1, 5]
     assert len(spread(rows, 99)) == 7
+
+
+def test_dose_and_response_stand_on_the_page_if_they_were_measured(tmp_path):
+    without = render_report(fabricate(tmp_path / "a", summary(), samples())).read_text()
+    assert "Dose and response" not in without
+    figures = summary()
+    figures["dose"] = [
+        {"strength": s, **point("attribution", "test", 0.02, effect)}
+        for s, effect in ((0.0, 0.0), (0.5, 0.41), (1.5, None))
+    ]
+    page = render_report(fabricate(tmp_path / "b", figures, samples())).read_text()
+    section = page.split('id="dose"')[1].split("</section>")[0]
+    assert section.count('<th scope="row"') == 3
+    assert "41\u00a0%" in section
+    assert "not enough data" in section

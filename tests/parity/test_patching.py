@@ -22,8 +22,11 @@ from tests.tiny import (
     ARCHITECTURES,
     EOS,
     LAYERS,
+    down_projections,
     logits_of,
+    neurons_of,
     patched_generation,
+    pre_hooks,
     prompts,
 )
 
@@ -335,6 +338,45 @@ def test_several_patches_at_once_equal_the_reference(
     assert decode(pair, asked, recipient, several(pair), max_new_tokens=10) == expected
     assert len({len(tokens) for of_patch in expected for tokens in of_patch}) > 1
     assert len({tuple(map(tuple, of_patch)) for of_patch in expected}) > 1
+
+
+def partly_patched(donor, model, architecture, prompt, columns, strength: float) -> list[int]:
+    """Greedy tokens with chosen neurons moved part of the way, without cache or batch."""
+    tokens = list(prompt)
+    while len(tokens) - len(prompt) < STEPS and tokens[-1] != EOS:
+        own, aims = {}, neurons_of(donor, architecture, tokens)
+
+        def edit(layer: int, x: torch.Tensor, own=own, aims=aims) -> torch.Tensor:
+            own[layer], x = x, x.clone()
+            for column in columns.get(layer, []):
+                here = own[layer][0, :, column]
+                x[0, :, column] = here + strength * (aims[layer][:, column] - here)
+            return x
+
+        with pre_hooks(down_projections(model, architecture), edit), torch.no_grad():
+            tokens.append(int(logits_of(model, tokens)[-1].argmax()))
+    return tokens[len(prompt) :]
+
+
+@pytest.mark.parametrize("separate", [False, True], ids=["shared", "separate"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2"])
+def test_partial_patches_equal_the_reference(zoo, architecture, separate):
+    other = zoo.copy(architecture) if separate else zoo.base(architecture)
+    adapted = zoo.source(architecture, "ia3")
+    pair, asked = zoo.pair(adapted, str(other)), begun_alike()
+    donor, model = zoo.model(adapted), zoo.model(str(other))
+    strengths, neurons = (0.0, 0.3, 1.0, 2.0), some_neurons(pair, 0.6)
+    expected = [
+        [partly_patched(donor, model, architecture, p, columns_of(neurons), s) for p in asked]
+        for s in strengths
+    ]
+    found = decode(
+        pair, asked, U, [neurons] * len(strengths), strengths=strengths, max_new_tokens=STEPS
+    )
+    assert found == expected
+    assert found[0] == decode(pair, asked, U, max_new_tokens=STEPS)[0]
+    assert found[2] == decode(pair, asked, U, [neurons], max_new_tokens=STEPS)[0]
+    assert len({str(of_strength) for of_strength in found}) > 2
 
 
 def rows_read(pair, asked, patches, monkeypatch, steps: int) -> list[dict[Side, tuple]]:

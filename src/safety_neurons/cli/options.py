@@ -55,6 +55,12 @@ Rankings = Annotated[
 Shares = Annotated[
     str, typer.Option(help="Fractions of all neurons to patch, with commas between them.")
 ]
+Strengths = Annotated[
+    str,
+    typer.Option(
+        help="Also move the chosen neurons only so far to the donor's values: 0.25,0.5,1.5."
+    ),
+]
 Controls = Annotated[int, typer.Option(help="Matched random sets at each share.", min=0)]
 
 
@@ -72,12 +78,13 @@ def parse_dtype(name: str, device: str | None) -> torch.dtype:
     return dtype
 
 
-def parse_shares(text: str) -> tuple[float, ...]:
+def parse_numbers(text: str, what: str) -> tuple[float, ...]:
+    """Numbers with commas between them; none for an empty text."""
     try:
-        return tuple(float(part) for part in text.split(","))
+        return tuple(float(part) for part in text.split(",")) if text else ()
     except ValueError:
         raise UserError(
-            f"'{text}' is no list of shares; write fractions with commas, such as 0.01,0.05."
+            f"'{text}' is no list of {what}; write numbers with commas, such as 0.01,0.05."
         ) from None
 
 

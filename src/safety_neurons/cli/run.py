@@ -22,6 +22,7 @@ def command(
     ranking: o.Rankings = None,
     shares: o.Shares = SHARES,
     controls: o.Controls = 3,
+    strengths: o.Strengths = "",
     limit: o.Limit = None,
     max_new_tokens: o.MaxNewTokens = 40,
     seed: o.Seed = 0,
@@ -42,7 +43,11 @@ def command(
 
     options = find_options(ranking, max_new_tokens, batch_size, None)
     validation = ValidateOptions(
-        o.parse_shares(shares), controls, Decoding(max_new_tokens, batch_size), seed
+        o.parse_numbers(shares, "shares"),
+        controls,
+        o.parse_numbers(strengths, "strengths"),
+        Decoding(max_new_tokens, batch_size),
+        seed,
     )
     asked = harmful_prompts(None, "prompt", limit, seed)
     tested = test_prompts(None, None, None, "prompt", seed).limited(limit, seed=seed)

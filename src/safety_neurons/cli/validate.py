@@ -25,6 +25,7 @@ def command(
     borderline: OtherPrompts = None,
     shares: o.Shares = SHARES,
     controls: o.Controls = 3,
+    strengths: o.Strengths = "",
     prompt_column: o.PromptColumn = "prompt",
     limit: o.Limit = None,
     max_new_tokens: o.MaxNewTokens = 40,
@@ -42,7 +43,11 @@ def command(
     folder.require("find")
     asked = test_prompts(prompts, harmless, borderline, prompt_column, seed)
     options = ValidateOptions(
-        o.parse_shares(shares), controls, Decoding(max_new_tokens, batch_size), seed
+        o.parse_numbers(shares, "shares"),
+        controls,
+        o.parse_numbers(strengths, "strengths"),
+        Decoding(max_new_tokens, batch_size),
+        seed,
     )
     pair = o.load_pair_of(folder, dtype=dtype, device=device)
     summary = validate(folder, pair, asked.limited(limit, seed=seed), options, progress=o.bars())

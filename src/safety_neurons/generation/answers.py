@@ -106,6 +106,7 @@ def answer(
             [prompts[i] for i in batch],
             settings[group[0]].recipient,
             [settings[s].patch for s in group],
+            strengths=[settings[s].strength for s in group],
             max_new_tokens=decoding.max_new_tokens,
         )
         for s, of_setting in zip(group, completions, strict=True):

@@ -35,6 +35,7 @@ def decode(
     recipient: Side,
     patches: Sequence[NeuronSet | None] = (None,),
     *,
+    strengths: Sequence[float] | None = None,
     max_new_tokens: int,
 ) -> list[list[Completion]]:
     """Continue one batch of prompts greedily, once under each patch.
@@ -44,6 +45,7 @@ def decode(
         recipient: the side that generates.
         patches: neurons to overwrite with the other side's values; None leaves the
             recipient as it is. If all are None, the other side does not run.
+        strengths: for each patch, how far of the way to the donor's values (1 everywhere).
         max_new_tokens: where a completion without an end token is cut.
 
     Returns:
@@ -52,7 +54,7 @@ def decode(
     Raises:
         InterventionError: if a patch did not act, or the model gave no finite logits.
     """
-    batch = _Batch(pair, prompts, recipient, patches, max_new_tokens)
+    batch = _Batch(pair, prompts, recipient, patches, strengths, max_new_tokens)
     with batch.rows:
         batch.prefill()
         while batch.step():
@@ -78,6 +80,7 @@ class _Batch:
         prompts: Sequence[Sequence[int]],
         recipient: Side,
         patches: Sequence[NeuronSet | None],
+        strengths: Sequence[float] | None,
         max_new_tokens: int,
     ) -> None:
         self.pair, self.prompts, self.recipient = pair, prompts, recipient
@@ -89,7 +92,10 @@ class _Batch:
         if self.donor:
             empty = NeuronSet.of(torch.empty(0), pair.layout)
             self.edit = PatchEdit(
-                [empty if p is None else p for p in patches], self.donor, device=str(self.device)
+                [empty if p is None else p for p in patches],
+                self.donor,
+                strengths=strengths,
+                device=str(self.device),
             )
             edits = [self.edit]
         alone = bool(self.shared)

@@ -29,10 +29,20 @@ class PatchEdit:
     Args:
         patches: the neuron sets that rows may be patched with; they may be empty.
         donor: whose activations are copied; the other side is the recipient.
+        strengths: for each set, how far of the way to the donor's values (1 everywhere).
     """
 
-    def __init__(self, patches: Sequence[NeuronSet], donor: Side, *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        patches: Sequence[NeuronSet],
+        donor: Side,
+        *,
+        strengths: Sequence[float] | None = None,
+        device: str = "cpu",
+    ) -> None:
         self.donor = donor
+        partial = strengths is not None and any(strength != 1 for strength in strengths)
+        self._strengths = torch.tensor(strengths, device=device) if partial else None
         self._rows: tuple[Tensor, Tensor] | None = None
         self._columns: dict[int, Tensor] = {}
         self._chosen: dict[int, Tensor] = {}
@@ -60,11 +70,21 @@ class PatchEdit:
         if recipient is None:
             return None
         values = self._take(layer, recipient)
+        if self._strengths is not None:
+            values = self._partly(values, recipient.index_select(-1, columns))
         if self._rows is not None and len(self._chosen[layer]) > 1:
             chosen = self._chosen[layer][self._rows[0]][:, None, :]
             values = torch.where(chosen, values, recipient.index_select(-1, columns))
         self._overwritten.add(layer)
         return {**sides, self.donor.other: recipient.index_copy(-1, columns, values)}
+
+    def _partly(self, donated: Tensor, own: Tensor) -> Tensor:
+        """Between the recipient's own values and the donor's, or beyond; `batch pos column`."""
+        assert self._strengths is not None
+        of_row = self._strengths[:1] if self._rows is None else self._strengths[self._rows[0]]
+        strength = of_row.to(own.dtype)[:, None, None]
+        # Exactly the donor's where the strength is 1, which rounding would not give.
+        return torch.where(strength == 1, donated, own + strength * (donated - own))
 
     def _take(self, layer: int, recipient: Tensor) -> Tensor:
         """The donor's values for each recipient row, `batch pos column`."""

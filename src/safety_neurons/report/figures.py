@@ -39,6 +39,7 @@ class Figures:
         points: of every ranking and share, both splits.
         thresholds: by ranking, on the test split.
         necessity: of the chosen set.
+        dose: of the chosen set, by how far it was moved to the donor's values; may be empty.
         harmless: by setting; `random` is missing where no such set exists.
     """
 
@@ -52,6 +53,7 @@ class Figures:
     thresholds: dict[str, Threshold]
     necessity: CurvePoint | None
     harmless: dict[str, Harmless]
+    dose: tuple[tuple[float, CurvePoint], ...] = ()
 
     @classmethod
     def from_summary(cls, summary: dict[str, Any]) -> Figures:
@@ -74,6 +76,7 @@ class Figures:
                 name: Harmless(_rate(summary["harmless"][name]["refusal_rate"]), row["perplexity"])
                 for name, row in summary["harmless"].items()
             },
+            dose=tuple((row["strength"], _point(row)) for row in summary.get("dose", ())),
         )
 
     @property

@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from safety_neurons.report import captions, charts, words
+from safety_neurons.report.cards import Bar
 from safety_neurons.report.figures import interval_of
 from safety_neurons.report.heatmap import strength
 
@@ -32,6 +33,7 @@ def _environment() -> Environment:
         charts=charts,
         interval_of=interval_of,
         strength=strength,
+        bar_of=lambda point: Bar.of(point.causal_effect, interval_of(point)),
     )
     return environment
 

@@ -106,16 +106,19 @@ def measure_point(
     split: str,
     share: float,
     recipient: Side = Side.UNALIGNED,
+    strength: float = 1.0,
     controls: int = 0,
     seed: int = 0,
 ) -> CurvePoint:
     """Patch `neurons`, and `controls` matched random sets, and compare with both models."""
-    setting = Setting(recipient, neurons)
+    setting = Setting(recipient, neurons, strength)
     label = f"{ranking} {share:g} ({split})"
     effect = effect_of(exam, prompts, setting, label, seed=seed)
     judged = exam.judged(prompts, setting, label)
     control_effects = tuple(
-        effect_of(exam, prompts, Setting(recipient, drawn), f"{label} random", seed=seed).value
+        effect_of(
+            exam, prompts, Setting(recipient, drawn, strength), f"{label} random", seed=seed
+        ).value
         for drawn in matched_controls(neurons, controls, seed)
     )
     point = CurvePoint(

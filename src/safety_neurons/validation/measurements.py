@@ -105,10 +105,31 @@ class Measurements:
             "n90": {name: t.n90 for name, t in thresholds.items()},
             "first_crossing": {name: t.first_crossing for name, t in thresholds.items()},
             "necessity": necessity.row(),
+            "dose": list(self._dose()),
             "harmless": self._harmless(),
             "judge": self.exam.judge.name,
             "neurons": self.exam.pair.layout.total,
         }
+
+    def _dose(self) -> Iterator[dict[str, Any]]:
+        """The chosen set, and as many random sets, moved only part of the way or too far."""
+        options, sets = self.options, [self.chosen_set]
+        sets += matched_controls(self.chosen_set, options.controls, options.seed)
+        settings = [Setting(Side.UNALIGNED, s, dose) for dose in options.strengths for s in sets]
+        self.exam.prepare(self.prompts.test, settings, "Dose (test)")
+        for strength in options.strengths:
+            point = measure_point(
+                self.exam,
+                self.prompts.test,
+                self.chosen_set,
+                ranking=self.chosen.ranking,
+                split="test",
+                share=self.chosen.share,
+                strength=strength,
+                controls=options.controls,
+                seed=options.seed,
+            )
+            yield {"strength": strength, **point.row()}
 
     def _rates(self, setting: Setting) -> dict[str, Any]:
         label = f"{setting.recipient} model"

@@ -20,11 +20,18 @@ class ValidateOptions:
     """Fractions of all neurons; share 1, the ceiling, is always tested."""
     controls: int = 3
     """Matched random sets at each share of the test split."""
+    strengths: tuple[float, ...] = ()
+    """How far of the way to the donor's values the chosen set is moved, one by one, on test."""
     decoding: Decoding = field(default_factory=Decoding)
     seed: int = 0
     """Of the random sets and the bootstrap."""
 
     def __post_init__(self) -> None:
+        if any(strength < 0 for strength in self.strengths):
+            raise UserError(
+                "Strengths are 0 or more (0 changes nothing, 1 copies the donor's values), but "
+                f"{min(self.strengths):g} was given."
+            )
         wrong = [share for share in self.shares if not 0 < share <= 1]
         if wrong or not self.shares:
             raise UserError(
