@@ -92,6 +92,14 @@ def test_the_whole_job(tmp_path):
     for row in test:
         assert row["n"] == 12
         assert row["share"] == 1 or row["control_mean"] is not None
+    by_category = summary["by_category"]
+    assert sum(row["n"] for row in by_category) == 12
+    patched = sum(row["n"] * row["patched_refusal_rate"] for row in by_category) / 12
+    chosen = summary["chosen"]
+    same = next(
+        r for r in test if (r["ranking"], r["share"]) == (chosen["ranking"], chosen["share"])
+    )
+    assert patched == pytest.approx(same["refusal_rate"])
     top = next(r for r in test if r["ranking"] == "attribution" and r["share"] == 0.05)
     assert top["causal_effect"] > top["control_max"] + 0.3
     assert summary["harmless"]["random"]["perplexity"] < 100

@@ -445,3 +445,19 @@ def test_dose_and_response_stand_on_the_page_if_they_were_measured(tmp_path):
     assert section.count('<th scope="row"') == 3
     assert "41\u00a0%" in section
     assert "not enough data" in section
+
+
+def test_categories_stand_on_the_page(tmp_path):
+    figures = summary()
+    rates = {"unaligned_refusal_rate": 0.0, "aligned_refusal_rate": 0.9}
+    known = {"causal_effect": 0.77, "ci_low": 0.5, "ci_high": 1.0}
+    unknown = dict.fromkeys(known)
+    figures["by_category"] = [
+        {"category": SCRIPT, "n": 20, **rates, "patched_refusal_rate": 0.7, **known},
+        {"category": "few", "n": 3, **rates, "patched_refusal_rate": 0.3, **unknown},
+    ]
+    page = render_report(fabricate(tmp_path, figures, samples())).read_text()
+    section = page.split('id="categories"')[1].split("</section>")[0]
+    assert "77\u00a0%" in section
+    assert "not enough data" in section
+    assert SCRIPT not in section

@@ -31,6 +31,19 @@ class Harmless:
 
 
 @dataclass(frozen=True)
+class CategoryEffect:
+    """Refusals (a rate each) and the chosen set's effect on one category of the test prompts."""
+
+    category: str
+    n: int
+    unaligned: float | None
+    aligned: float | None
+    patched: float | None
+    causal_effect: float | None
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
 class Figures:
     """Everything the page says in figures, except for single neurons and answers.
 
@@ -40,6 +53,7 @@ class Figures:
         thresholds: by ranking, on the test split.
         necessity: of the chosen set.
         dose: of the chosen set, by how far it was moved to the donor's values; may be empty.
+        by_category: of the chosen set; empty where prompts have no categories.
         harmless: by setting; `random` is missing where no such set exists.
     """
 
@@ -54,6 +68,7 @@ class Figures:
     necessity: CurvePoint | None
     harmless: dict[str, Harmless]
     dose: tuple[tuple[float, CurvePoint], ...] = ()
+    by_category: tuple[CategoryEffect, ...] = ()
 
     @classmethod
     def from_summary(cls, summary: dict[str, Any]) -> Figures:
@@ -76,6 +91,7 @@ class Figures:
                 name: Harmless(_rate(summary["harmless"][name]["refusal_rate"]), row["perplexity"])
                 for name, row in summary["harmless"].items()
             },
+            by_category=tuple(_category(row) for row in summary.get("by_category", ())),
             dose=tuple((row["strength"], _point(row)) for row in summary.get("dose", ())),
         )
 
@@ -114,6 +130,18 @@ def interval_of(point: CurvePoint) -> Interval | None:
 def _point(row: dict[str, Any]) -> CurvePoint:
     values = {field.name: row[field.name] for field in fields(CurvePoint)}
     return CurvePoint(**{**values, "controls": tuple(values["controls"])})
+
+
+def _category(row: dict[str, Any]) -> CategoryEffect:
+    return CategoryEffect(
+        category=row["category"],
+        n=row["n"],
+        unaligned=row["unaligned_refusal_rate"],
+        aligned=row["aligned_refusal_rate"],
+        patched=row["patched_refusal_rate"],
+        causal_effect=row["causal_effect"],
+        interval=bounds_of(row["ci_low"], row["ci_high"]),
+    )
 
 
 def _rates(side: dict[str, Any]) -> dict[str, Rate]:

@@ -9,7 +9,7 @@ from safety_neurons.generation import ALIGNED, UNALIGNED, Setting
 from safety_neurons.models import Side
 from safety_neurons.neurons import NeuronSet, Ranking, RankingName
 from safety_neurons.prompts import PromptSet
-from safety_neurons.statistics import Rate
+from safety_neurons.statistics import Rate, mean_or_none, ratio_of_means
 from safety_neurons.validation.curve import (
     CurvePoint,
     choose,
@@ -106,6 +106,7 @@ class Measurements:
             "first_crossing": {name: t.first_crossing for name, t in thresholds.items()},
             "necessity": necessity.row(),
             "dose": list(self._dose()),
+            "by_category": list(self._by_category()),
             "harmless": self._harmless(),
             "judge": self.exam.judge.name,
             "neurons": self.exam.pair.layout.total,
@@ -130,6 +131,36 @@ class Measurements:
                 seed=options.seed,
             )
             yield {"strength": strength, **point.row()}
+
+    def _by_category(self) -> Iterator[dict[str, Any]]:
+        """Refusals and effect of the chosen set, category by category of the test prompts."""
+        prompts, settings = self.prompts.test, self._settings()
+        refusals = {
+            name: self.exam.judged(prompts, settings[name], name).refusals
+            for name in ("unaligned", "aligned", "patched")
+        }
+        members: dict[str, list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            if prompt.category is not None:
+                members.setdefault(prompt.category, []).append(i)
+        for category, rows in sorted(members.items()):
+            u, a, p = ([refusals[name][i] for i in rows] for name in refusals)
+            effect = ratio_of_means(
+                [x - y for x, y in zip(p, u, strict=True)],
+                [x - y for x, y in zip(a, u, strict=True)],
+                seed=self.options.seed,
+            )
+            yield {
+                "category": category,
+                "n": len(rows),
+                **{
+                    f"{name}_refusal_rate": mean_or_none([refusals[name][i] for i in rows])
+                    for name in refusals
+                },
+                "causal_effect": effect.value,
+                "ci_low": effect.interval.low if effect.interval else None,
+                "ci_high": effect.interval.high if effect.interval else None,
+            }
 
     def _rates(self, setting: Setting) -> dict[str, Any]:
         label = f"{setting.recipient} model"
