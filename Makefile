@@ -19,7 +19,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/safety-neurons run --out runs/demo --limit 32 --max-new-tokens 24 --shares 0.002,0.01,0.1,1
+	$(BIN)/safety-neurons run --out runs/demo --limit 32 --max-new-tokens 20 --shares 0.002,0.02,1
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check src tests benchmarks

@@ -19,7 +19,7 @@ from safety_neurons.validation.curve import (
 )
 from safety_neurons.validation.examination import Examination
 from safety_neurons.validation.options import TestPrompts, ValidateOptions
-from safety_neurons.validation.perplexity import perplexity
+from safety_neurons.validation.perplexity import perplexities
 
 
 class Measurements:
@@ -175,27 +175,21 @@ class Measurements:
 
     def _harmless(self) -> dict[str, Any]:
         """Refusals and perplexity on harmless prompts, patched as on the harmful ones."""
-        settings = self._settings()
-        self.exam.prepare(self.prompts.harmless, list(settings.values()), "Harmless prompts")
-        prompts = self.exam.encoded(self.prompts.harmless)
-        own = self.exam.completions(self.prompts.harmless, UNALIGNED, "unaligned model")
+        settings, prompts = self._settings(), self.prompts.harmless
+        self.exam.prepare(prompts, list(settings.values()), "Harmless prompts")
+        own = self.exam.completions(prompts, UNALIGNED, "unaligned model")
+        found = perplexities(
+            self.exam.pair,
+            self.exam.encoded(prompts),
+            own,
+            settings,
+            self.options.decoding,
+            progress=self.exam.progress,
+        )
         return {
             name: {
-                "refusal_rate": _detail(
-                    self.exam.judged(
-                        self.prompts.harmless, setting, f"{name}, harmless"
-                    ).refusal_rate
-                ),
-                "perplexity": perplexity(
-                    self.exam.pair,
-                    prompts,
-                    own,
-                    setting.recipient,
-                    self.options.decoding,
-                    patch=setting.patch,
-                    progress=self.exam.progress,
-                    label=f"Perplexity ({name})",
-                ),
+                "refusal_rate": _detail(self.exam.judged(prompts, setting, name).refusal_rate),
+                "perplexity": found[name],
             }
             for name, setting in settings.items()
         }
