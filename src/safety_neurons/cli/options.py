@@ -84,7 +84,7 @@ def parse_numbers(text: str, what: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(",")) if text else ()
     except ValueError:
         raise UserError(
-            f"'{text}' is no list of {what}; write numbers with commas, such as 0.01,0.05."
+            f"'{text}' is no list of {what}; write fractions with commas, such as 0.01,0.05."
         ) from None
 
 
