@@ -16,7 +16,7 @@ from safety_neurons.models import ModelPair, Side
 from safety_neurons.neurons import NeuronSet
 from safety_neurons.prompts import Kind, Split, builtin
 
-PROMPTS, NEW_TOKENS, SHARES, CONTROLS = 32, 24, (0.002, 0.01, 0.1), 3
+PROMPTS, NEW_TOKENS, SHARES, CONTROLS = 16, 24, (0.002, 0.02), 3
 
 
 def measure(dtype: torch.dtype, repeats: int = 5) -> dict[str, Any]:
