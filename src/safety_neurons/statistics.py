@@ -29,8 +29,22 @@ class Interval:
     high: float
 
 
+class _Bounded:
+    """A figure whose interval may be missing."""
+
+    interval: Interval | None
+
+    @property
+    def ci_low(self) -> float | None:
+        return self.interval.low if self.interval else None
+
+    @property
+    def ci_high(self) -> float | None:
+        return self.interval.high if self.interval else None
+
+
 @dataclass(frozen=True)
-class Rate:
+class Rate(_Bounded):
     """Refusals ÷ all rows.
 
     Args:
@@ -66,7 +80,7 @@ def wilson(hits: int, n: int) -> Interval:
 
 
 @dataclass(frozen=True)
-class Effect:
+class Effect(_Bounded):
     """A causal effect as a ratio of means, None where it cannot be told.
 
     Args:

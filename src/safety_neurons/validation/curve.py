@@ -71,71 +71,101 @@ class CurvePoint:
         }
 
 
+@dataclass(frozen=True)
+class Target:
+    """What one point of a curve measures: a neuron set, patched, beside its random controls.
+
+    Args:
+        ranking, share: where the set comes from.
+        recipient: whose answers are patched.
+        strength: how far of the way to the donor's values.
+        controls: the matched random sets to compare with.
+    """
+
+    ranking: str
+    share: float
+    neurons: NeuronSet
+    recipient: Side = Side.UNALIGNED
+    strength: float = 1.0
+    controls: tuple[NeuronSet, ...] = ()
+
+    @property
+    def settings(self) -> list[Setting]:
+        """The set itself first, then its controls."""
+        sets = (self.neurons, *self.controls)
+        return [Setting(self.recipient, neurons, self.strength) for neurons in sets]
+
+
+def matched_controls(neurons: NeuronSet, controls: int, seed: int) -> tuple[NeuronSet, ...]:
+    """`controls` matched random sets; none where a layer has too few neurons left for any."""
+    drawn = [neurons.matched_random(seed + i) for i in range(controls)]
+    return tuple(control for control in drawn if control is not None)
+
+
+def measure(
+    exam: Examination,
+    prompts: PromptSet,
+    targets: Sequence[Target],
+    *,
+    split: str,
+    label: str,
+    seed: int = 0,
+) -> list[CurvePoint]:
+    """Patch each target's neurons, and its controls, and compare with both models.
+
+    All targets are answered together, which is faster than one by one.
+    """
+    exam.prepare(prompts, [setting for target in targets for setting in target.settings], label)
+    points = [_point(exam, prompts, target, split, label, seed) for target in targets]
+    for point in points:
+        exam.progress.note(f"  {point}")
+    return points
+
+
+def _point(
+    exam: Examination, prompts: PromptSet, target: Target, split: str, label: str, seed: int
+) -> CurvePoint:
+    setting, *controls = target.settings
+    effect = effect_of(exam, prompts, setting, label, seed=seed)
+    judged = exam.judged(prompts, setting, label)
+    return CurvePoint(
+        ranking=target.ranking,
+        split=split,
+        share=target.share,
+        k=len(target.neurons),
+        n=len(prompts),
+        unscored=judged.unscored,
+        causal_effect=effect.value,
+        ci_low=effect.ci_low,
+        ci_high=effect.ci_high,
+        refusal_rate=judged.refusal_rate.value,
+        controls=tuple(
+            effect_of(exam, prompts, drawn, label, seed=seed).value for drawn in controls
+        ),
+    )
+
+
 def effect_of(
-    exam: Examination, prompts: PromptSet, setting: Setting, label: str, *, seed: int
+    exam: Examination,
+    prompts: PromptSet,
+    setting: Setting,
+    label: str,
+    *,
+    rows: Sequence[int] | None = None,
+    seed: int = 0,
 ) -> Effect:
     """Sufficiency where the unaligned side is patched, necessity where the aligned one is.
 
     sufficiency = mean(P − U) ÷ mean(A − U), necessity = mean(A − P) ÷ mean(A − U), with
     A, U, P the refusals of the aligned, the unaligned and the patched model on the same
-    prompts.
+    prompts: all of them, or those at `rows` of the prompt set.
     """
-    a = exam.judged(prompts, ALIGNED, "aligned").refusals
-    u = exam.judged(prompts, UNALIGNED, "unaligned").refusals
-    p = exam.judged(prompts, setting, label).refusals
-    gap = [x - y for x, y in zip(a, u, strict=True)]
-    if setting.recipient is Side.UNALIGNED:
-        moved = [x - y for x, y in zip(p, u, strict=True)]
-    else:
-        moved = [x - y for x, y in zip(a, p, strict=True)]
-    return ratio_of_means(moved, gap, seed=seed)
-
-
-def matched_controls(neurons: NeuronSet, controls: int, seed: int) -> list[NeuronSet]:
-    """`controls` matched random sets; none where a layer has too few neurons left for any."""
-    drawn = [neurons.matched_random(seed + i) for i in range(controls)]
-    return [control for control in drawn if control is not None]
-
-
-def measure_point(
-    exam: Examination,
-    prompts: PromptSet,
-    neurons: NeuronSet,
-    *,
-    ranking: str,
-    split: str,
-    share: float,
-    recipient: Side = Side.UNALIGNED,
-    strength: float = 1.0,
-    controls: int = 0,
-    seed: int = 0,
-) -> CurvePoint:
-    """Patch `neurons`, and `controls` matched random sets, and compare with both models."""
-    setting = Setting(recipient, neurons, strength)
-    label = f"{ranking} {share:g} ({split})"
-    effect = effect_of(exam, prompts, setting, label, seed=seed)
-    judged = exam.judged(prompts, setting, label)
-    control_effects = tuple(
-        effect_of(
-            exam, prompts, Setting(recipient, drawn, strength), f"{label} random", seed=seed
-        ).value
-        for drawn in matched_controls(neurons, controls, seed)
+    a, u, p = (exam.judged(prompts, of, label).refusals for of in (ALIGNED, UNALIGNED, setting))
+    before, after = (u, p) if setting.recipient is Side.UNALIGNED else (p, a)
+    rows = range(len(prompts)) if rows is None else rows
+    return ratio_of_means(
+        [after[i] - before[i] for i in rows], [a[i] - u[i] for i in rows], seed=seed
     )
-    point = CurvePoint(
-        ranking=ranking,
-        split=split,
-        share=share,
-        k=len(neurons),
-        n=len(prompts),
-        unscored=judged.unscored,
-        causal_effect=effect.value,
-        ci_low=effect.interval.low if effect.interval else None,
-        ci_high=effect.interval.high if effect.interval else None,
-        refusal_rate=judged.refusal_rate.value,
-        controls=control_effects,
-    )
-    exam.progress.note(f"  {point}")
-    return point
 
 
 @dataclass(frozen=True)

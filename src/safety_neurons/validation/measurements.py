@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from safety_neurons.generation import ALIGNED, UNALIGNED, Setting
 from safety_neurons.models import Side
 from safety_neurons.neurons import NeuronSet, Ranking, RankingName
 from safety_neurons.prompts import PromptSet
-from safety_neurons.statistics import Rate, mean_or_none, ratio_of_means
+from safety_neurons.statistics import Rate, mean_or_none
 from safety_neurons.validation.curve import (
     CurvePoint,
+    Target,
     choose,
+    effect_of,
     matched_controls,
-    measure_point,
+    measure,
     threshold,
 )
 from safety_neurons.validation.examination import Examination
@@ -41,31 +44,27 @@ class Measurements:
         self.test = list(self._curve("test", prompts.test, controls=options.controls))
         self.chosen_set = rankings[RankingName(self.chosen.ranking)].top(self.chosen.share)
         self.control_set = self.chosen_set.matched_random(options.seed)
+        self._chosen_target = self._target(
+            self.chosen.ranking, self.chosen.share, self.chosen_set, controls=options.controls
+        )
 
     def _curve(self, split: str, prompts: PromptSet, *, controls: int) -> Iterator[CurvePoint]:
         for name, ranking in self.rankings.items():
-            tops = [ranking.top(share) for share in self.options.tested_shares]
-            self._prepare(Side.UNALIGNED, tops, prompts, controls, f"{name} ({split})")
-            for share in self.options.tested_shares:
-                yield measure_point(
-                    self.exam,
-                    prompts,
-                    ranking.top(share),
-                    ranking=str(name),
-                    split=split,
-                    share=share,
-                    controls=controls,
-                    seed=self.options.seed,
-                )
+            targets = [
+                self._target(str(name), share, ranking.top(share), controls=controls)
+                for share in self.options.tested_shares
+            ]
+            yield from self._measured(prompts, targets, split, f"{name} ({split})")
 
-    def _prepare(
-        self, recipient: Side, tops: list[NeuronSet], prompts: PromptSet, controls: int, label: str
-    ) -> None:
-        """Let all patches of a curve be answered together; each is then read one by one."""
+    def _target(self, ranking: str, share: float, neurons: NeuronSet, *, controls: int) -> Target:
+        drawn = matched_controls(neurons, controls, self.options.seed)
+        return Target(ranking, share, neurons, controls=drawn)
+
+    def _measured(
+        self, prompts: PromptSet, targets: list[Target], split: str, label: str
+    ) -> list[CurvePoint]:
         seed = self.options.seed
-        drawn = [c for top in tops for c in matched_controls(top, controls, seed)]
-        settings = [Setting(recipient, neurons) for neurons in (*tops, *drawn)]
-        self.exam.prepare(prompts, settings, label)
+        return measure(self.exam, prompts, targets, split=split, label=label, seed=seed)
 
     def summary(self) -> dict[str, Any]:
         ceiling = _ceiling(self.test)
@@ -73,24 +72,8 @@ class Measurements:
             str(name): threshold([p for p in self.test if p.ranking == name], ceiling)
             for name in self.rankings
         }
-        self._prepare(
-            Side.ALIGNED,
-            [self.chosen_set],
-            self.prompts.test,
-            self.options.controls,
-            "Necessity (test)",
-        )
-        necessity = measure_point(
-            self.exam,
-            self.prompts.test,
-            self.chosen_set,
-            ranking=self.chosen.ranking,
-            split="test",
-            share=self.chosen.share,
-            recipient=Side.ALIGNED,
-            controls=self.options.controls,
-            seed=self.options.seed,
-        )
+        necessity = replace(self._chosen_target, recipient=Side.ALIGNED)
+        (necessary,) = self._measured(self.prompts.test, [necessity], "test", "Necessity (test)")
         return {
             "unaligned": self._rates(UNALIGNED),
             "aligned": self._rates(ALIGNED),
@@ -104,33 +87,23 @@ class Measurements:
             "curve": [point.row() for point in (*self.select, *self.test)],
             "n90": {name: t.n90 for name, t in thresholds.items()},
             "first_crossing": {name: t.first_crossing for name, t in thresholds.items()},
-            "necessity": necessity.row(),
-            "dose": list(self._dose()),
+            "necessity": necessary.row(),
+            "dose": self._dose(),
             "by_category": list(self._by_category()),
             "harmless": self._harmless(),
             "judge": self.exam.judge.name,
             "neurons": self.exam.pair.layout.total,
         }
 
-    def _dose(self) -> Iterator[dict[str, Any]]:
+    def _dose(self) -> list[dict[str, Any]]:
         """The chosen set, and as many random sets, moved only part of the way or too far."""
-        options, sets = self.options, [self.chosen_set]
-        sets += matched_controls(self.chosen_set, options.controls, options.seed)
-        settings = [Setting(Side.UNALIGNED, s, dose) for dose in options.strengths for s in sets]
-        self.exam.prepare(self.prompts.test, settings, "Dose (test)")
-        for strength in options.strengths:
-            point = measure_point(
-                self.exam,
-                self.prompts.test,
-                self.chosen_set,
-                ranking=self.chosen.ranking,
-                split="test",
-                share=self.chosen.share,
-                strength=strength,
-                controls=options.controls,
-                seed=options.seed,
-            )
-            yield {"strength": strength, **point.row()}
+        strengths = self.options.strengths
+        targets = [replace(self._chosen_target, strength=strength) for strength in strengths]
+        points = self._measured(self.prompts.test, targets, "test", "Dose (test)")
+        return [
+            {"strength": strength, **point.row()}
+            for strength, point in zip(strengths, points, strict=True)
+        ]
 
     def _by_category(self) -> Iterator[dict[str, Any]]:
         """Refusals and effect of the chosen set, category by category of the test prompts."""
@@ -144,10 +117,12 @@ class Measurements:
             if prompt.category is not None:
                 members.setdefault(prompt.category, []).append(i)
         for category, rows in sorted(members.items()):
-            u, a, p = ([refusals[name][i] for i in rows] for name in refusals)
-            effect = ratio_of_means(
-                [x - y for x, y in zip(p, u, strict=True)],
-                [x - y for x, y in zip(a, u, strict=True)],
+            effect = effect_of(
+                self.exam,
+                prompts,
+                settings["patched"],
+                "patched",
+                rows=rows,
                 seed=self.options.seed,
             )
             yield {
@@ -158,8 +133,8 @@ class Measurements:
                     for name in refusals
                 },
                 "causal_effect": effect.value,
-                "ci_low": effect.interval.low if effect.interval else None,
-                "ci_high": effect.interval.high if effect.interval else None,
+                "ci_low": effect.ci_low,
+                "ci_high": effect.ci_high,
             }
 
     def _rates(self, setting: Setting) -> dict[str, Any]:
@@ -229,12 +204,11 @@ def _ceiling(points: list[CurvePoint]) -> float | None:
 
 
 def _detail(measured: Rate) -> dict[str, Any]:
-    interval = measured.interval
     return {
         "value": measured.value,
         "n": measured.n,
         "unscored": measured.unscored,
-        "ci_low": interval.low if interval else None,
-        "ci_high": interval.high if interval else None,
+        "ci_low": measured.ci_low,
+        "ci_high": measured.ci_high,
         "bound_high": measured.bound_high,
     }
