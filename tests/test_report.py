@@ -94,7 +94,7 @@ def summary(effect: float | None = 0.87, ceiling: float | None = 0.97, **more: A
         "first_crossing": {"attribution": 0.1, "change-score": None},
         "necessity": point("attribution", "test", 0.02, 0.6),
         "harmless": dict.fromkeys(("unaligned", "aligned", "patched", "random"), harmless),
-        "judge": "refusal-rules-2",
+        "judge": "refusal-rules-3",
         "neurons": LAYOUT.total,
     }
 

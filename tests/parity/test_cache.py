@@ -33,7 +33,7 @@ def test_any_rows_at_any_time(zoo, architecture):
                 for ours_now, theirs_now in zip(found, expected, strict=True):
                     assert torch.equal(ours_now, theirs_now), step
             tokens = 1
-        ours.select_rows(torch.tensor(selected))
+        ours.reorder_cache(torch.tensor(selected))
         theirs.reorder_cache(torch.tensor(selected))
         rows = len(selected)
         assert ours.get_seq_length() == theirs.get_seq_length()
@@ -42,9 +42,9 @@ def test_any_rows_at_any_time(zoo, architecture):
 def test_staying_rows_are_not_copied(zoo):
     cache = RowCache(load(zoo.base("llama")).config)
     cache.update(torch.ones(3, 2, 4, 4), torch.ones(3, 2, 4, 4), 0)
-    cache.select_rows(torch.tensor([0, 1, 2, 0]))  # makes room for a row
+    cache.reorder_cache(torch.tensor([0, 1, 2, 0]))  # makes room for a row
     before = cache.layers[0].keys.data_ptr()
     cache.update(torch.ones(4, 2, 1, 4), torch.ones(4, 2, 1, 4), 0)
-    cache.select_rows(torch.tensor([0, 1, 2, 1]))
-    cache.select_rows(torch.tensor([0, 1]))
+    cache.reorder_cache(torch.tensor([0, 1, 2, 1]))
+    cache.reorder_cache(torch.tensor([0, 1]))
     assert cache.layers[0].keys.data_ptr() == before

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from safety_neurons.generation import Completion, left_padded, shared_beginning
+from safety_neurons.generation import Completion, left_padded, right_padded, shared_beginning
 from safety_neurons.models import ModelPair, PairedRows, Side, Tokens
 
 
@@ -57,9 +57,9 @@ def log_likelihoods(
             rows.forward({side: Tokens(tokens.ids, mask)}, logits=None)
         rows.rearrange({side: torch.arange(len(prompts)).repeat_interleave(of_each)})
         mask = mask.repeat_interleave(of_each, dim=0)
-        ids, real = _right_padded(read, pair)
-        targets, _ = _right_padded(flat, pair)
-        tokens = Tokens(ids, torch.cat([mask, real], dim=1))
+        new, targets = right_padded(read, pair), right_padded(flat, pair).ids
+        real = new.mask
+        tokens = Tokens(new.ids, torch.cat([mask, real], dim=1))
         logits = rows.forward({side: tokens}, logits=longest)[side]
     # Padding is left out before the softmax, which is what costs here.
     scored = real.bool()
@@ -67,15 +67,3 @@ def log_likelihoods(
     likelihoods = -cross_entropy(exact, targets[scored], reduction="none")
     each = torch.zeros_like(real, dtype=likelihoods.dtype).masked_scatter(scored, likelihoods)
     return each.sum(dim=1).view(-1, of_each), real.sum(dim=1).view(-1, of_each)
-
-
-def _right_padded(
-    rows: Sequence[Sequence[int]], pair: ModelPair
-) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
-    longest = max(len(row) for row in rows)
-    ids = torch.full((len(rows), longest), pair.tokenizer.pad_token_id, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(list(row))
-        mask[i, : len(row)] = 1
-    return ids.to(pair.device), mask.to(pair.device)

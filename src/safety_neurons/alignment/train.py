@@ -12,6 +12,7 @@ import json
 import random
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -143,7 +144,10 @@ def _train(
         task_type="CAUSAL_LM", target_modules=projections, feedforward_modules=projections
     )
     reference = _reference(pair, preferences, recipe, progress)
-    adapted = get_peft_model(side.model, config)
+    with warnings.catch_warnings():
+        # PEFT asks for an attribute that transformers has renamed; users can't mend that.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        adapted = get_peft_model(side.model, config)
     try:
         log = _optimise(pair, preferences, reference, recipe, progress)
         adapted.save_pretrained(str(folder), selected_adapters=["default"])

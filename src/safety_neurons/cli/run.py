@@ -11,7 +11,7 @@ import typer
 from safety_neurons.cli import options as o
 from safety_neurons.cli.errors import explained
 from safety_neurons.cli.find import find_options, harmful_prompts
-from safety_neurons.cli.validate import SHARES, print_summary, test_prompts
+from safety_neurons.cli.validate import SHARES, print_summary, test_prompts, validate_options
 
 
 @explained
@@ -37,18 +37,11 @@ def command(
     Rankings are made in float32; `--dtype` is that of the validation.
     """
     from safety_neurons.finding import find
-    from safety_neurons.generation import Decoding
     from safety_neurons.report import render_report
-    from safety_neurons.validation import ValidateOptions, validate
+    from safety_neurons.validation import validate
 
     options = find_options(ranking, max_new_tokens, batch_size, None)
-    validation = ValidateOptions(
-        o.parse_numbers(shares, "shares"),
-        controls,
-        o.parse_numbers(strengths, "strengths"),
-        Decoding(max_new_tokens, batch_size),
-        seed,
-    )
+    validation = validate_options(shares, controls, strengths, max_new_tokens, batch_size, seed)
     asked = harmful_prompts(None, "prompt", limit, seed)
     tested = test_prompts(None, None, None, "prompt", seed).limited(limit, seed=seed)
     load = functools.partial(

@@ -11,7 +11,7 @@ from safety_neurons.cli.errors import explained
 
 if TYPE_CHECKING:
     from safety_neurons.prompts import PromptSet
-    from safety_neurons.validation import TestPrompts
+    from safety_neurons.validation import TestPrompts, ValidateOptions
 
 SHARES = "0.005,0.01,0.02,0.05,0.1,0.2,1"
 OtherPrompts = Annotated[str | None, typer.Option(help="By default the built-in test split.")]
@@ -36,23 +36,32 @@ def command(
 ) -> None:
     """Patch the ranked neurons between the models and measure what it does to refusals."""
     from safety_neurons.artifacts import RunFolder
-    from safety_neurons.generation import Decoding
-    from safety_neurons.validation import ValidateOptions, validate
+    from safety_neurons.validation import validate
 
     folder = RunFolder.open(run)
     folder.require("find")
     asked = test_prompts(prompts, harmless, borderline, prompt_column, seed)
-    options = ValidateOptions(
+    options = validate_options(shares, controls, strengths, max_new_tokens, batch_size, seed)
+    pair = o.load_pair_of(folder, dtype=dtype, device=device)
+    summary = validate(folder, pair, asked.limited(limit, seed=seed), options, progress=o.bars())
+    print_summary(summary)
+    typer.echo(f"Next: safety-neurons report {run}")
+
+
+def validate_options(
+    shares: str, controls: int, strengths: str, max_new_tokens: int, batch_size: int, seed: int
+) -> ValidateOptions:
+    """The library's options for those of the command line."""
+    from safety_neurons.generation import Decoding
+    from safety_neurons.validation import ValidateOptions
+
+    return ValidateOptions(
         o.parse_numbers(shares, "shares"),
         controls,
         o.parse_numbers(strengths, "strengths"),
         Decoding(max_new_tokens, batch_size),
         seed,
     )
-    pair = o.load_pair_of(folder, dtype=dtype, device=device)
-    summary = validate(folder, pair, asked.limited(limit, seed=seed), options, progress=o.bars())
-    print_summary(summary)
-    typer.echo(f"Next: safety-neurons report {run}")
 
 
 def test_prompts(

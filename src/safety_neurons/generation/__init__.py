@@ -1,7 +1,13 @@
 """Decoding of one side of a pair, plain or with neurons patched from the other side."""
 
 from safety_neurons.generation.answers import Decoding, answer, encode_prompts, texts_of
-from safety_neurons.generation.decoding import Completion, decode, left_padded, shared_beginning
+from safety_neurons.generation.decoding import (
+    Completion,
+    decode,
+    left_padded,
+    right_padded,
+    shared_beginning,
+)
 from safety_neurons.generation.patching import PatchEdit
 from safety_neurons.generation.settings import ALIGNED, UNALIGNED, Setting
 
@@ -16,6 +22,7 @@ __all__ = [
     "decode",
     "encode_prompts",
     "left_padded",
+    "right_padded",
     "shared_beginning",
     "texts_of",
 ]

@@ -38,10 +38,10 @@ class Decoding:
         """
         by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         rows = _ROWS_PER_PROMPT * self.batch_size
-        return evenly(by_length, min(self.batch_size, max(rows // settings, 1)))
+        return _evenly(by_length, min(self.batch_size, max(rows // settings, 1)))
 
 
-def evenly(items: Sequence[int], most: int) -> list[list[int]]:
+def _evenly(items: Sequence[int], most: int) -> list[list[int]]:
     """`items` in as few runs of at most `most` as possible, no run much shorter than another."""
     count = math.ceil(len(items) / most)
     bounds = [len(items) * i // count for i in range(count + 1)] if count else [0]
@@ -124,6 +124,6 @@ def _plan(
     for s, setting in enumerate(settings):
         alike.setdefault((setting.recipient, setting.patch is None), []).append(s)
     for similar in alike.values():
-        for group in evenly(similar, _SETTINGS_AT_ONCE):
+        for group in _evenly(similar, _SETTINGS_AT_ONCE):
             for batch in decoding.batches(prompts, settings=len(group)):
                 yield batch, group

@@ -98,10 +98,11 @@ class _Batch:
                 device=str(self.device),
             )
             edits = [self.edit]
-        alone = bool(self.shared)
-        counts = {recipient: self.count * (1 if alone else len(prompts))}
+        # What all prompts begin with is read in one row.
+        histories = 1 if self.shared else len(prompts)
+        counts = {recipient: self.count * histories}
         if self.donor:
-            counts[self.donor] = 1 if alone else len(prompts)
+            counts[self.donor] = histories
         self.rows = PairedRows(
             pair, counts, edits=edits, first=self.donor or recipient, cached=True
         )
@@ -192,15 +193,24 @@ class _Batch:
         self.length += 1
 
 
-def left_padded(prompts: Sequence[Sequence[int]], pair: ModelPair) -> Tokens:
-    """Prompts as one batch, padded on the left."""
-    longest = max(len(ids) for ids in prompts)
-    pad = pair.tokenizer.pad_token_id
-    ids: Int[Tensor, "batch pos"] = torch.full((len(prompts), longest), pad)
+def left_padded(rows: Sequence[Sequence[int]], pair: ModelPair) -> Tokens:
+    """Rows of token ids as one batch, padded on the left."""
+    longest = max(len(row) for row in rows)
+    return _padded(rows, [longest - len(row) for row in rows], pair)
+
+
+def right_padded(rows: Sequence[Sequence[int]], pair: ModelPair) -> Tokens:
+    """Rows of token ids as one batch, padded on the right."""
+    return _padded(rows, [0] * len(rows), pair)
+
+
+def _padded(rows: Sequence[Sequence[int]], starts: Sequence[int], pair: ModelPair) -> Tokens:
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), pair.tokenizer.pad_token_id, dtype=torch.long)
     mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.tensor(list(prompt))
-        mask[row, longest - len(prompt) :] = 1
+    for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
+        ids[i, start : start + len(row)] = torch.tensor(list(row))
+        mask[i, start : start + len(row)] = 1
     return Tokens(ids.to(pair.device), mask.to(pair.device))
 
 

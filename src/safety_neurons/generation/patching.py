@@ -44,6 +44,7 @@ class PatchEdit:
         partial = strengths is not None and any(strength != 1 for strength in strengths)
         self._strengths = torch.tensor(strengths, device=device) if partial else None
         self._rows: tuple[Tensor, Tensor] | None = None
+        self._donors = 0
         self._columns: dict[int, Tensor] = {}
         self._chosen: dict[int, Tensor] = {}
         for layer in range(len(patches[0].layout.widths)):
@@ -59,6 +60,8 @@ class PatchEdit:
     def assign(self, patch_of: Int[Tensor, "batch"], donor_of: Int[Tensor, "batch"]) -> None:
         """Say of each recipient row which set it is patched with, and from which donor row."""
         self._rows = (patch_of, donor_of)
+        # Once, not at every layer: on a GPU this waits for the device.
+        self._donors = int(donor_of.max()) + 1
 
     def __call__(self, layer: int, sides: Activations) -> Activations | None:
         columns = self._columns.get(layer)
@@ -70,13 +73,20 @@ class PatchEdit:
         if recipient is None:
             return None
         values = self._take(layer, recipient)
-        if self._strengths is not None:
-            values = self._partly(values, recipient.index_select(-1, columns))
-        if self._rows is not None and len(self._chosen[layer]) > 1:
-            chosen = self._chosen[layer][self._rows[0]][:, None, :]
-            values = torch.where(chosen, values, recipient.index_select(-1, columns))
+        several = self._rows is not None and len(self._chosen[layer]) > 1
+        if several or self._strengths is not None:
+            own = recipient.index_select(-1, columns)
+            if self._strengths is not None:
+                values = self._partly(values, own)
+            if several:
+                values = torch.where(self._of_row(layer), values, own)
         self._overwritten.add(layer)
         return {**sides, self.donor.other: recipient.index_copy(-1, columns, values)}
+
+    def _of_row(self, layer: int) -> Tensor:
+        """Whether a row's own set has the column, `batch 1 column`."""
+        assert self._rows is not None
+        return self._chosen[layer][self._rows[0]][:, None, :]
 
     def _partly(self, donated: Tensor, own: Tensor) -> Tensor:
         """Between the recipient's own values and the donor's, or beyond; `batch pos column`."""
@@ -91,10 +101,10 @@ class PatchEdit:
         donated = self._donated.pop(layer, None)
         if self._rows is not None and donated is not None:
             patch_of, donor_of = self._rows
-            if len(patch_of) != len(recipient) or int(donor_of.max()) >= len(donated):
+            if len(patch_of) != len(recipient) or self._donors > len(donated):
                 raise InterventionError(
                     f"Layer {layer} has {len(recipient)} recipient and {len(donated)} donor rows "
-                    f"where {len(patch_of)} and at least {int(donor_of.max()) + 1} were planned."
+                    f"where {len(patch_of)} and at least {self._donors} were planned."
                 )
             donated = donated.index_select(0, donor_of)
         if donated is None or donated.shape[:-1] != recipient.shape[:-1]:

@@ -67,7 +67,7 @@ class _Sentence:
 class RefusalJudge:
     """Tells refusals from answers by rules; see the head of this file."""
 
-    name: str = "refusal-rules-2"
+    name: str = "refusal-rules-3"
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
         if len(prompts) != len(responses):

@@ -32,14 +32,14 @@ class RowCache(DynamicCache):
             _RoomyLayer() if type(layer) is DynamicLayer else layer for layer in self.layers
         ]
 
-    def select_rows(self, rows: Int[Tensor, "new_batch"]) -> None:
-        """Let new row i be old row `rows[i]`."""
-        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().flatten()
+    def reorder_cache(self, beam_idx: Int[Tensor, "new_batch"]) -> None:
+        """Let new row i be old row `beam_idx[i]` (transformers' name); more or fewer rows."""
+        moved = (beam_idx != torch.arange(len(beam_idx), device=beam_idx.device)).nonzero()
         for layer in self.layers:
             if isinstance(layer, _RoomyLayer):
-                layer.select_rows(rows, moved)
+                layer.select_rows(beam_idx, moved.flatten())
             else:
-                layer.reorder_cache(rows)  # type: ignore[arg-type]
+                layer.reorder_cache(beam_idx)  # type: ignore[arg-type]
 
 
 class _RoomyLayer(DynamicLayer):

@@ -211,9 +211,7 @@ class _Batch:
             ]
         )
         same = len(index) == self.total and bool((index.diff() == 1).all())
-        if not same and isinstance(self.cache, RowCache):
-            self.cache.select_rows(index)
-        elif not same and self.cache is not None:
+        if not same and self.cache is not None:
             self.cache.reorder_cache(index)  # type: ignore[arg-type]
         self._place({side: len(rows.get(side, range(len(s)))) for side, s in self.rows.items()})
 

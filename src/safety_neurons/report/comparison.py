@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -16,7 +15,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from safety_neurons.artifacts import RunFolder, write_whole
+from safety_neurons.artifacts import RunFolder, write_text
 from safety_neurons.errors import UserError
 from safety_neurons.finding.run import TABLE
 from safety_neurons.neurons import Ranking, RankingName, read_table
@@ -28,7 +27,6 @@ from safety_neurons.report.provenance import Provenance, flat
 from safety_neurons.report.sentences import Verdict, verdict
 from safety_neurons.report.templating import rendered
 from safety_neurons.validation.curve import CurvePoint
-from safety_neurons.validation.run import SUMMARY
 
 COMPARISON = "comparison.html"
 _NOT_RECORDED = "not recorded"
@@ -49,10 +47,7 @@ class ComparedRun:
 
     @classmethod
     def of(cls, run: RunFolder, name: str) -> ComparedRun:
-        run.require("find")
-        run.require("validate")
-        summary = json.loads(run.file(SUMMARY).read_text(encoding="utf-8"))
-        figures = Figures.from_summary(summary)
+        figures = Figures.of(run)
         return cls(
             name,
             Provenance.of(run.manifest, figures.judge).title,
@@ -104,12 +99,8 @@ def render_comparison(runs: Sequence[RunFolder], out: Path) -> Path:
         overlaps=list(_overlaps(compared)),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, lambda draft: _write(draft, page))
+    write_text(out, page)
     return out
-
-
-def _write(draft: Path, page: str) -> None:
-    draft.write_text(page, encoding="utf-8")
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

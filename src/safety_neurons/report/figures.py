@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields
 from typing import Any
 
+from safety_neurons.artifacts import RunFolder
 from safety_neurons.report.words import bounds_of
 from safety_neurons.statistics import Interval, Rate
 from safety_neurons.validation.curve import CurvePoint, Threshold, threshold
+from safety_neurons.validation.run import SUMMARY
 
 RATES = ("refusal_rate", "over_refusal_rate", "borderline_refusal_rate")
 SETTINGS = ("unaligned", "aligned", "patched", "random")
@@ -69,6 +72,17 @@ class Figures:
     harmless: dict[str, Harmless]
     dose: tuple[tuple[float, CurvePoint], ...] = ()
     by_category: tuple[CategoryEffect, ...] = ()
+
+    @classmethod
+    def of(cls, run: RunFolder) -> Figures:
+        """The figures of a run.
+
+        Raises:
+            UserError: if it has no complete `find` and `validate`.
+        """
+        run.require("find")
+        run.require("validate")
+        return cls.from_summary(json.loads(run.file(SUMMARY).read_text(encoding="utf-8")))
 
     @classmethod
     def from_summary(cls, summary: dict[str, Any]) -> Figures:

@@ -7,10 +7,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from safety_neurons.artifacts import RunFolder, write_whole
+from safety_neurons.artifacts import RunFolder, write_text
 from safety_neurons.finding.run import TABLE
 from safety_neurons.neurons import read_table
 from safety_neurons.report import answers, charts
@@ -22,7 +21,7 @@ from safety_neurons.report.neurontable import neuron_tables
 from safety_neurons.report.provenance import Provenance
 from safety_neurons.report.sentences import verdict
 from safety_neurons.report.templating import rendered
-from safety_neurons.validation.run import SAMPLES, SUMMARY
+from safety_neurons.validation.run import SAMPLES
 
 REPORT = "report.html"
 
@@ -36,21 +35,13 @@ def render_report(run: RunFolder) -> Path:
     Raises:
         UserError: if the run has no complete `find` and `validate`.
     """
-    run.require("find")
-    run.require("validate")
+    figures = Figures.of(run)
     with run.stage("report", {}, results=[REPORT]):
-        html = _html(run)
-        write_whole(run.file(REPORT), lambda draft: _write(draft, html))
+        write_text(run.file(REPORT), _html(run, figures))
     return run.file(REPORT)
 
 
-def _write(draft: Path, html: str) -> None:
-    draft.write_text(html, encoding="utf-8")
-
-
-def _html(run: RunFolder) -> str:
-    summary = json.loads(run.file(SUMMARY).read_text(encoding="utf-8"))
-    figures = Figures.from_summary(summary)
+def _html(run: RunFolder, figures: Figures) -> str:
     rankings = read_table(run.file(TABLE))
     shares = sorted({point.share for point in figures.points})
     maps = [HeatMap.of(ranking, shares) for ranking in rankings.values()]
