@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from safety_neurons.alignment import AlignRecipe, align, evaluate
+from safety_neurons.alignment import RECIPES, AdapterKind, AlignRecipe, align, evaluate
 from safety_neurons.alignment.preferences import keep_answers, own_answers, refuse_harmful
 from safety_neurons.alignment.refusals import OPENINGS, compose
 from safety_neurons.errors import UserError
@@ -74,6 +75,30 @@ def test_align_writes_an_adapter_that_a_pair_can_use(zoo, tmp_path):
     assert rates["aligned, harmful"]["n"] == 2
     with pytest.raises(UserError, match="exists already"):
         align(fresh, folder, recipe)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_lora_on_all_projections_in_half_the_bytes(zoo, tmp_path, architecture):
+    source = zoo.source(architecture, None)
+    pair = ModelPair.load(source, source, dtype=torch.float32, device="cpu")
+    recipe = replace(RECIPES[AdapterKind.LORA], steps=2, batch_size=2, answer_tokens=4, rank=2)
+    folder = align(pair, tmp_path / "adapter", recipe, limit=2)
+    weights = load_file(folder / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+    named = {name.rpartition(".lora_")[0].rpartition(".")[2] for name in weights}
+    assert (
+        named
+        == {
+            "llama": {*(f"{x}_proj" for x in "qkvo"), "gate_proj", "up_proj", "down_proj"},
+            "gpt2": {"c_attn", "c_proj", "c_fc"},
+        }[architecture]
+    )
+    left = pair.sides[Side.UNALIGNED].model
+    read = torch.tensor([[1, 9, 8]])
+    bare, moved = load(source)(read).logits, load(source, folder)(read).logits
+    torch.testing.assert_close(left(read).logits.double(), bare, rtol=0, atol=1e-4)
+    assert not torch.allclose(moved, bare, atol=1e-6)
+    assert ModelPair.load(f"{source}+{folder}", source, dtype=torch.float32, device="cpu").shared
 
 
 def test_training_makes_the_preferred_completions_likelier(zoo, tmp_path):

@@ -1,9 +1,10 @@
-"""Make an aligned sibling: an (IA)³ adapter on the down projections, by preference training.
+"""Make an aligned sibling by preference training: an (IA)³ adapter, or a LoRA to compare with.
 
 Loss: direct preference optimisation (Rafailov et al. 2023) plus the likelihood of the
 chosen answer (Pang et al. 2024), so that refusals are written fluently and own answers
-stay as they were. The adapter has one scale a neuron. No penalty, pruning or choice
-favours few neurons: that would make the finding true by construction.
+stay as they were. The (IA)³ adapter has one scale a neuron; the LoRA changes all attention and MLP
+projections, so that the models differ in more than the neurons. No penalty, pruning or
+choice favours few neurons: that would make the finding true by construction.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from peft import IA3Config, get_peft_model
+from peft import IA3Config, LoraConfig, PeftConfig, get_peft_model
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -30,43 +31,12 @@ from safety_neurons.alignment.preferences import (
     own_answers,
     refuse_harmful,
 )
+from safety_neurons.alignment.recipe import AdapterKind, AlignRecipe
 from safety_neurons.errors import UserError
 from safety_neurons.generation import Decoding
 from safety_neurons.models import ModelPair, Side
 from safety_neurons.progress import Progress, Silent
 from safety_neurons.prompts import Kind, Split, builtin
-
-
-@dataclass(frozen=True)
-class AlignRecipe:
-    """Everything that decides what the adapter becomes."""
-
-    steps: int = 240
-    """Optimiser steps."""
-    batch_size: int = 8
-    """Preference pairs a step."""
-    learning_rate: float = 4e-2
-    """Peak rate of AdamW; it falls linearly to 0 after a tenth of warm-up."""
-    beta: float = 0.03
-    """How strongly the preference term is held to the unaligned model."""
-    likelihood_weight: float = 1.0
-    """Weight of the likelihood of chosen answers beside the preference term."""
-    refusals_per_prompt: int = 3
-    """Differently worded refusals of each harmful request."""
-    keeps_per_prompt: int = 1
-    """Times that each own harmless answer is preferred to a refusal."""
-    answer_tokens: int = 40
-    """Where the model's own answers are cut."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        faults = [
-            f"{name} is {value}"
-            for name, value in asdict(self).items()
-            if name != "seed" and value <= 0
-        ]
-        if faults:
-            raise UserError(f"An alignment recipe needs positive numbers, but {', '.join(faults)}.")
 
 
 def align(
@@ -138,23 +108,38 @@ def _train(
     folder: Path,
     progress: Progress,
 ) -> list[dict[str, float]]:
-    side = pair.sides[Side.UNALIGNED]
-    projections = sorted({site.name.rpartition(".")[2] for site in side.sites})
-    config = IA3Config(
-        task_type="CAUSAL_LM", target_modules=projections, feedforward_modules=projections
-    )
+    model = pair.sides[Side.UNALIGNED].model
     reference = _reference(pair, preferences, recipe, progress)
     with warnings.catch_warnings():
         # PEFT asks for an attribute that transformers has renamed; users can't mend that.
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
-        adapted = get_peft_model(side.model, config)
+        adapted = get_peft_model(model, _config(pair, recipe))
     try:
         log = _optimise(pair, preferences, reference, recipe, progress)
+        if recipe.adapter is AdapterKind.LORA:
+            # Half the file. Scales of (IA)³ stay as they are: they are few and precious.
+            for weights in (p for p in adapted.parameters() if p.requires_grad):
+                weights.data = weights.data.half()
         adapted.save_pretrained(str(folder), selected_adapters=["default"])
     finally:
         adapted.unload()
     _forget_this_machine(folder, pair)
     return log
+
+
+def _config(pair: ModelPair, recipe: AlignRecipe) -> PeftConfig:
+    if recipe.adapter is AdapterKind.LORA:
+        return LoraConfig(
+            task_type="CAUSAL_LM",
+            target_modules="all-linear",
+            r=recipe.rank,
+            lora_alpha=2 * recipe.rank,
+        )
+    sites = pair.sides[Side.UNALIGNED].sites
+    projections = sorted({site.name.rpartition(".")[2] for site in sites})
+    return IA3Config(
+        task_type="CAUSAL_LM", target_modules=projections, feedforward_modules=projections
+    )
 
 
 def _optimise(

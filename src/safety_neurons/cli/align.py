@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Any
 
 import typer
 
@@ -14,27 +15,34 @@ from safety_neurons.cli.errors import BEGINS_AGAIN, explained_when_stopped
 def command(
     out: o.Out,
     base: Annotated[str, typer.Option(help="The model to align.")] = "embedded:unaligned",
-    steps: Annotated[int, typer.Option(help="Optimiser steps.", min=1)] = 240,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 4e-2,
-    beta: Annotated[float, typer.Option(help="Strength of the preference term.")] = 0.03,
-    batch_size: Annotated[int, typer.Option(help="Preference pairs a step.", min=1)] = 8,
+    adapter: Annotated[str, typer.Option(help="ia3 or lora.")] = "ia3",
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    beta: Annotated[float | None, typer.Option(help="Strength of the preference term.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Preference pairs a step.", min=1)] = None,
     seed: o.Seed = 0,
     dtype: o.DType = "auto",
     device: o.Device = None,
     limit: o.Limit = None,
 ) -> None:
-    """Train an (IA)³ adapter with which the model refuses harmful requests.
+    """Train an adapter with which the model refuses harmful requests.
 
-    Trains on the built-in split `train` and reports refusal rates on the split `select`.
+    An (IA)³ adapter has one scale a neuron; a LoRA changes all attention and MLP projections.
+    Options left out take the recipe of that kind of adapter. Trains on the built-in split
+    `train` and reports refusal rates on the split `select`.
     """
-    from safety_neurons.alignment import AlignRecipe, align, evaluate
+    from safety_neurons.alignment import RECIPES, AdapterKind, align, evaluate
 
-    recipe = AlignRecipe(
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        beta=beta,
+    given: dict[str, Any] = {
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "beta": beta,
+        "batch_size": batch_size,
+    }
+    recipe = replace(
+        RECIPES[o.parse_choice(adapter, AdapterKind, "adapter")],
         seed=seed,
+        **{name: value for name, value in given.items() if value is not None},
     )
     pair = o.load_pair(base, base, dtype=dtype, device=device)
     align(pair, out, recipe, limit=limit, progress=o.bars())
