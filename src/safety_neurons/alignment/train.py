@@ -13,7 +13,6 @@ import json
 import random
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -110,10 +109,7 @@ def _train(
 ) -> list[dict[str, float]]:
     model = pair.sides[Side.UNALIGNED].model
     reference = _reference(pair, preferences, recipe, progress)
-    with warnings.catch_warnings():
-        # PEFT asks for an attribute that transformers has renamed; users can't mend that.
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
-        adapted = get_peft_model(model, _config(pair, recipe))
+    adapted = get_peft_model(model, _config(pair, recipe))
     try:
         log = _optimise(pair, preferences, reference, recipe, progress)
         if recipe.adapter is AdapterKind.LORA:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -140,6 +141,8 @@ def quiet_libraries() -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    # PEFT asks for an attribute that transformers has renamed; users can't mend that.
+    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
 
 
 def bars() -> Progress:
