@@ -11,6 +11,7 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 import typer
+from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from safety_neurons.cli import app
@@ -206,6 +207,23 @@ def test_a_full_disk_is_said_and_the_run_goes_on(find_arguments, tmp_path, monke
     assert not (run / "neurons.parquet").exists()
     monkeypatch.undo()
     assert invoke(*find_arguments, "--out", run).exit_code == 0
+
+
+def test_a_full_disk_told_by_a_library_is_said_too(find_arguments, tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space (os error 28)")
+
+    monkeypatch.setattr("safety_neurons.finding.accumulate.save_file", full)
+    refused(invoke(*find_arguments, "--out", tmp_path / "run"), "disk is full")
+
+
+def test_what_a_user_cannot_mend_is_not_hidden():
+    @explained
+    def command() -> None:
+        raise SafetensorError("a defect")
+
+    with pytest.raises(SafetensorError, match="a defect"):
+        command()
 
 
 def replaced(arguments: list[object], option: str, value: object) -> list[object]:

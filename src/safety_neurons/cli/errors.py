@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import re
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -46,20 +47,27 @@ def _explained(command: Callable[P, R], stopped: str) -> Callable[P, R]:
             if sentence is None:
                 raise
             raise _ended(sentence, EXIT_MISTAKE) from None
-        except RuntimeError as error:
-            if not _is_out_of_memory(error):
+        except Exception as error:
+            sentence = _of_a_library(error)
+            if sentence is None:
                 raise
-            sentence = "The memory is too small for this batch; give a smaller --batch-size."
             raise _ended(sentence, EXIT_MISTAKE) from None
 
     return wrapped
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def _of_a_library(error: Exception) -> str | None:
+    """What torch and safetensors tell of the system in errors of their own."""
     import torch  # loaded already where it can run out of memory
+    from safetensors import SafetensorError
 
-    on_cpu = "can't allocate memory" in str(error)
-    return on_cpu or isinstance(error, torch.OutOfMemoryError)
+    if isinstance(error, SafetensorError):
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        return _of_the_system(OSError(int(number[1]), "")) if number else None
+    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    if on_cpu or isinstance(error, torch.OutOfMemoryError):
+        return "The memory is too small for this batch; give a smaller --batch-size."
+    return None
 
 
 def _of_the_system(error: OSError) -> str | None:

@@ -1,0 +1,173 @@
+"""The pages in a real browser: headless Chromium, where it is installed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safety_neurons.report import render_comparison, render_report
+from tests.test_report import fabricate, point, samples, summary
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
+DESKTOP, PHONE = (1280, 900), (390, 844)
+
+OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+CONTRASTS = """() => {
+  const parse = c => c.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => {
+    const f = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+    return 0.2126 * f(r) + 0.7152 * f(g) + 0.0722 * f(b);
+  };
+  const behind = e => {
+    for (; e; e = e.parentElement) {
+      const [r, g, b, a = 1] = parse(getComputedStyle(e).backgroundColor);
+      if (a === 1) return [r, g, b];
+      if (a > 0) return null;  // a tint: judged by eye
+    }
+    return parse(getComputedStyle(document.documentElement).backgroundColor).slice(0, 3);
+  };
+  const found = [];
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const e = walk.currentNode.parentElement;
+    if (!walk.currentNode.textContent.trim() || e.closest("svg")) continue;
+    if (!e.checkVisibility()) continue;
+    const back = behind(e);
+    if (!back) continue;
+    const [a, b] = [light(parse(getComputedStyle(e).color)), light(back)];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    found.push([ratio, walk.currentNode.textContent.trim().slice(0, 40)]);
+  }
+  return found;
+}"""
+
+REACHABLE = """() => [...document.querySelectorAll("a[href], summary, [tabindex='0']")]
+  .filter(e => e.checkVisibility()).length"""
+
+FOCUSED = """() => {
+  const e = document.activeElement, list = [...document.querySelectorAll("*")];
+  const style = getComputedStyle(e);
+  return [list.indexOf(e), e.tagName, style.outlineStyle !== "none" || style.boxShadow !== "none"];
+}"""
+
+
+@dataclass
+class Opened:
+    """A page in the browser, with what went wrong while it was opened."""
+
+    page: Any
+    complaints: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    figures = summary()
+    figures["dose"] = [
+        {"strength": s, **point("attribution", "test", 0.02, s * 0.8)} for s in (0.5, 1.5)
+    ]
+    runs = [fabricate(folder / name, figures, samples()) for name in ("one", "two")]
+    comparison = render_comparison(runs, folder / "comparison.html")
+    return {"report": render_report(runs[0]), "comparison": comparison}
+
+
+@pytest.fixture(params=["report", "comparison"])
+def path(request, pages) -> Path:
+    return pages[request.param]
+
+
+@pytest.fixture
+def opened(browser, path):
+    contexts = []
+
+    def show(size: tuple[int, int], scheme: str = "light") -> Opened:
+        width, height = size
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, offline=True
+        )
+        contexts.append(context)
+        found = Opened(context.new_page())
+        found.page.on("console", lambda message: found.complaints.append(message.text))
+        found.page.on("pageerror", lambda error: found.complaints.append(str(error)))
+        found.page.on("request", lambda request: found.requests.append(request.url))
+        found.page.goto(path.as_uri())
+        return found
+
+    yield show
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_it_opens_offline_without_complaint_and_fits(opened, path, size):
+    shown = opened(size)
+    for details in shown.page.query_selector_all("details"):
+        details.evaluate("e => e.open = true")
+    assert shown.complaints == []
+    assert shown.requests == [path.as_uri()]
+    assert shown.page.evaluate(OVERFLOW) <= 0
+    assert path.stat().st_size < 3e6
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_in_both_schemes(opened, scheme):
+    """At least 4.5 to 1, as WCAG 2.2 asks of text (success criterion 1.4.3)."""
+    shown = opened(DESKTOP, scheme)
+    contrasts = shown.page.evaluate(CONTRASTS)
+    assert len(contrasts) > 50
+    assert [(round(ratio, 2), text) for ratio, text in contrasts if ratio < 4.5] == []
+    (background,) = {shown.page.evaluate("() => getComputedStyle(document.body).backgroundColor")}
+    is_dark = sum(map(float, re.findall(r"[\d.]+", background)[:3])) < 3 * 128
+    assert is_dark is (scheme == "dark")
+
+
+def test_everything_is_reached_with_the_keyboard_and_seen(opened):
+    page = opened(DESKTOP).page
+    wanted = page.evaluate(REACHABLE)
+    seen = set()
+    for _ in range(wanted):
+        page.keyboard.press("Tab")
+        place, tag, visible = page.evaluate(FOCUSED)
+        assert tag != "BODY"
+        assert visible, (place, tag)
+        seen.add(place)
+    assert len(seen) == wanted > 5
+
+
+def test_every_chart_has_hover_values_and_a_table(opened):
+    page = opened(DESKTOP).page
+    charts = page.query_selector_all("figure svg")
+    assert charts
+    for chart in charts:
+        assert chart.query_selector_all("title")
+        section = chart.evaluate_handle("e => e.closest('section')").as_element()
+        assert section.query_selector("table")
+
+
+def test_harmful_answers_are_folded_until_they_are_opened(browser, pages):
+    page = browser.new_page()
+    page.goto(pages["report"].as_uri())
+    answer = page.get_by_text("First gather the forbidden things").first
+    assert not answer.is_visible()
+    answer.evaluate("e => { for (let d = e; d; d = d.parentElement) d.open = true }")
+    assert answer.is_visible()
+    page.close()
