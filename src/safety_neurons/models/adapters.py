@@ -1,50 +1,24 @@
-"""Adapters on chosen rows of a batch: one model in memory serves both sides of a pair.
-
-PEFT's own mixed-adapter batches cover LoRA but not (IA)³, so the gating of rows is done
-here: PEFT's wrappers are switched off and hooks on the base layers apply the adapter's
-arithmetic, the same operations in the same order, to the rows that want it. Because the
-hooks sit on the base layer, an adapter on the down projection reads the neurons as they
-are after patching.
+"""Adapters as they lie on disk: read, attached to a model in memory, or merged into it.
 
 An (IA)³ adapter is never merged: merging folds its scale into the weights and so
-changes what a neuron's activation means.
+changes what a neuron's activation means. `gating` runs an attached one on chosen rows.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.ia3 import IA3Layer
-from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
-from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from safety_neurons.errors import UserError
-from safety_neurons.hooks import HookPoint
+from safety_neurons.models import gating
+from safety_neurons.models.gating import RowSpan
 
 WEIGHTS = "adapter_model.safetensors"
-
-
-@dataclass
-class RowSpan:
-    """Consecutive rows of a batch, first and behind last; they may move between two passes."""
-
-    start: int
-    stop: int
-
-    def of(self, x: Tensor) -> Tensor:
-        """These rows of `x`, as a view."""
-        return x[self.start : self.stop]
-
-    def __len__(self) -> int:
-        return self.stop - self.start
 
 
 def read_config(folder: Path) -> dict:
@@ -110,7 +84,7 @@ def attach(model: PreTrainedModel, folder: Path, name: str) -> None:
             f"The adapter '{folder}' does not fit the model '{model.config._name_or_path}' "
             f"({reason}); give the base model that it was trained on."
         ) from error
-    loaded = [layer for _, layer in _layers(model, name)]
+    loaded = [layer for _, layer in gating.layers(model, name)]
     # PEFT only warns of tensors without a place, and of places without a tensor.
     places = sum(1 if isinstance(layer, IA3Layer) else 2 for layer in loaded)
     with safe_open(folder / WEIGHTS, "pt") as file:
@@ -120,7 +94,9 @@ def attach(model: PreTrainedModel, folder: Path, name: str) -> None:
             f"The adapter '{folder}' has {tensors} tensors, but '{model.config._name_or_path}' has "
             f"places for {places}; give the base model that it was trained on."
         )
-    gates(model, name, RowSpan(0, 1))  # refuses unsupported layers now, not in the first pass
+    gating.gates(
+        model, name, RowSpan(0, 1)
+    )  # refuses unsupported layers now, not in the first pass
     for layer in loaded:
         layer.enable_adapters(False)
         for key in layer.adapter_layer_names:
@@ -150,58 +126,3 @@ def merge(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
             f"or have no place, such as {min(amiss)}); give the base model that it was trained on."
         )
     return loaded.merge_and_unload()
-
-
-def gates(model: PreTrainedModel, adapter: str, rows: RowSpan) -> list[HookPoint]:
-    """Hooks that apply `adapter` to `rows`, wherever they are, of every batch of `model`.
-
-    Modules that text does not run through (an image encoder's) get none.
-    """
-    read_by_text = {id(m) for m in (*model.get_decoder().modules(), *_head(model).modules())}
-    return [
-        _gate(name, layer, adapter, rows)
-        for name, layer in _layers(model, adapter)
-        if id(layer) in read_by_text
-    ]
-
-
-def _head(model: PreTrainedModel) -> nn.Module:
-    """The unembedding."""
-    return model.get_output_embeddings()
-
-
-def _layers(model: PreTrainedModel, adapter: str) -> Iterator[tuple[str, BaseTunerLayer]]:
-    for name, module in model.named_modules():
-        if isinstance(module, BaseTunerLayer) and any(
-            adapter in getattr(module, key) for key in module.adapter_layer_names
-        ):
-            yield name, module
-
-
-def _gate(name: str, layer: BaseTunerLayer, adapter: str, rows: RowSpan) -> HookPoint:
-    label = f"{name}[{adapter}]"
-    base = layer.get_base_layer()
-    if isinstance(layer, IA3Layer):
-        scale = layer.ia3_l[adapter].detach().flatten()
-
-        def rescaled(x: Tensor) -> Tensor:
-            x = x.clone()
-            rows.of(x)[:] = (rows.of(x).to(scale.dtype) * scale).to(x.dtype)
-            return x
-
-        if layer.is_feedforward:
-            return HookPoint(label, base, "input", rescaled)
-        return HookPoint(label, base, "output", lambda _, y: rescaled(y))
-    if isinstance(layer, LoraLayer) and adapter in layer.lora_A:
-        down = layer.lora_A[adapter].get_parameter("weight")
-        up = layer.lora_B[adapter].get_parameter("weight")
-        scaling = layer.scaling[adapter]
-
-        def add_delta(x: Tensor, y: Tensor) -> Tensor:
-            delta = torch.nn.functional.linear(rows.of(x).to(down.dtype), down)
-            y = y.clone()
-            rows.of(y)[:] += (torch.nn.functional.linear(delta, up) * scaling).to(y.dtype)
-            return y
-
-        return HookPoint(label, base, "output", add_delta)
-    raise UserError(f"The adapter's layer {label} ({type(layer).__name__}) is not supported.")

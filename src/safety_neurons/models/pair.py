@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safety_neurons.errors import UserError
 from safety_neurons.hooks import HookPoint
-from safety_neurons.models import adapters, comparison, embedded, sources
+from safety_neurons.models import adapters, comparison, embedded, gating, sources
 from safety_neurons.models.sites import NeuronLayout, Site, find_sites, prove_sites
 from safety_neurons.models.sources import Resolved, Source
 
@@ -36,9 +36,9 @@ class SideModel:
     sites: list[Site]
     adapter: str | None
 
-    def gates(self, rows: adapters.RowSpan) -> list[HookPoint]:
+    def gates(self, rows: gating.RowSpan) -> list[HookPoint]:
         """Hooks that make `rows` of the model's batch rows of this side."""
-        return [] if self.adapter is None else adapters.gates(self.model, self.adapter, rows)
+        return [] if self.adapter is None else gating.gates(self.model, self.adapter, rows)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from safety_neurons.errors import InterventionError
 from safety_neurons.hooks import HookPoint, HookSet
-from safety_neurons.models.adapters import RowSpan
 from safety_neurons.models.cache import RowCache
+from safety_neurons.models.gating import RowSpan
 from safety_neurons.models.pair import ModelPair, Side
 
 Activations = dict[Side, Tensor]
