@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from safety_neurons.errors import UserError
+from safety_neurons.errors import UserError, require_seed
 
 
 class AdapterKind(StrEnum):
@@ -46,10 +47,11 @@ class AlignRecipe:
         faults = [
             f"{name} is {value}"
             for name, value in asdict(self).items()
-            if name not in ("seed", "adapter") and value <= 0
+            if name not in ("seed", "adapter") and not (value > 0 and math.isfinite(value))
         ]
         if faults:
             raise UserError(f"An alignment recipe needs positive numbers, but {', '.join(faults)}.")
+        require_seed(self.seed)
 
 
 RECIPES = {

@@ -30,8 +30,3 @@ def _version(
 
         typer.echo(f"safety-neurons {installed('safety-neurons')}")
         raise typer.Exit
-
-
-def main() -> None:
-    """Entry point of the `safety-neurons` command."""
-    app()

@@ -32,6 +32,7 @@ def command(
     `train` and reports refusal rates on the split `select`.
     """
     from safety_neurons.alignment import RECIPES, AdapterKind, align, evaluate
+    from safety_neurons.artifacts import require_place
 
     given: dict[str, Any] = {
         "steps": steps,
@@ -44,6 +45,7 @@ def command(
         seed=seed,
         **{name: value for name, value in given.items() if value is not None},
     )
+    require_place(out, folder=True)
     pair = o.load_pair(base, base, dtype=dtype, device=device)
     align(pair, out, recipe, limit=limit, progress=o.bars())
     pair = o.load_pair(f"{base}+{out}", base, dtype=dtype, device=device)

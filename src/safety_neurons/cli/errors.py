@@ -1,23 +1,18 @@
-"""How a command ends: user mistakes in one sentence, Ctrl-C with what to do next."""
+"""How a command ends: user mistakes in one sentence, a stop with what to do next."""
 
 from __future__ import annotations
 
 import errno
 import functools
-import re
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import typer
 
-from safety_neurons.errors import UserError
+from safety_neurons.errors import EXIT_MISTAKE, EXIT_STOPPED, UserError, number_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-EXIT_MISTAKE = 2
-EXIT_INTERRUPTED = 130
-
 
 GOES_ON = "Stopped. Nothing is lost: the same command goes on where it was."
 BEGINS_AGAIN = "Stopped. Nothing was written; the same command begins again."
@@ -29,7 +24,7 @@ def explained(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def explained_when_stopped(stopped: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """As `explained`, with what to say after Ctrl-C."""
+    """As `explained`, with what to say after Ctrl-C or a scheduler's stop."""
     return lambda command: _explained(command, stopped)
 
 
@@ -41,14 +36,11 @@ def _explained(command: Callable[P, R], stopped: str) -> Callable[P, R]:
         except UserError as error:
             raise _ended(str(error), EXIT_MISTAKE) from None
         except KeyboardInterrupt:
-            raise _ended(stopped, EXIT_INTERRUPTED) from None
-        except OSError as error:
-            sentence = _of_the_system(error)
-            if sentence is None:
-                raise
-            raise _ended(sentence, EXIT_MISTAKE) from None
+            raise _ended(stopped, EXIT_STOPPED) from None
+        except BrokenPipeError:
+            raise  # nobody reads what is printed any more; typer ends in silence
         except Exception as error:
-            sentence = _of_a_library(error)
+            sentence = _of_the_system(error) or _of_too_little_memory(error)
             if sentence is None:
                 raise
             raise _ended(sentence, EXIT_MISTAKE) from None
@@ -56,26 +48,25 @@ def _explained(command: Callable[P, R], stopped: str) -> Callable[P, R]:
     return wrapped
 
 
-def _of_a_library(error: Exception) -> str | None:
-    """What torch and safetensors tell of the system in errors of their own."""
+def _of_too_little_memory(error: Exception) -> str | None:
     import torch  # loaded already where it can run out of memory
-    from safetensors import SafetensorError
 
-    if isinstance(error, SafetensorError):
-        number = re.search(r"\(os error (\d+)\)", str(error))
-        return _of_the_system(OSError(int(number[1]), "")) if number else None
     on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    if on_cpu or isinstance(error, torch.OutOfMemoryError):
+    if on_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError):
         return "The memory is too small for this batch; give a smaller --batch-size."
     return None
 
 
-def _of_the_system(error: OSError) -> str | None:
-    where = f" ('{error.filename}')" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def _of_the_system(error: Exception) -> str | None:
+    """What the operating system refused, also where a library tells it in words."""
+    number, name = number_of(error), getattr(error, "filename", None)
+    where = f" ('{name}')" if name else ""
+    if number in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk is full{where}; make room, and the same command goes on where it was."
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"This place cannot be written or read{where}; choose another or change its rights."
+    if isinstance(error, OSError) and name and error.strerror:
+        return f"'{name}' cannot be used ({error.strerror}); check the path."
     return None
 
 

@@ -33,8 +33,10 @@ def command(
     trust_remote_code: o.TrustRemoteCode = False,
 ) -> None:
     """Rank every neuron by what it has to do with refusing."""
+    from safety_neurons.artifacts import require_place
     from safety_neurons.finding import find
 
+    require_place(out, folder=True)
     asked = harmful_prompts(prompts, prompt_column, limit, seed)
     options = find_options(ranking, max_new_tokens, batch_size, system)
     pair = o.load_pair(

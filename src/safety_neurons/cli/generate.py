@@ -28,18 +28,26 @@ def command(
     batch_size: o.BatchSize = 32,
 ) -> None:
     """Answer prompts with the top neurons patched from the aligned model into the unaligned."""
-    from safety_neurons.artifacts import RunFolder, digest, write_jsonl
+    from safety_neurons.artifacts import RunFolder, require_place, write_jsonl
     from safety_neurons.errors import UserError
     from safety_neurons.finding.run import TABLE
-    from safety_neurons.generation import Decoding, Setting, answer, encode_prompts, texts_of
+    from safety_neurons.generation import (
+        Decoding,
+        Setting,
+        answer,
+        encode_prompts,
+        kept_key,
+        texts_of,
+    )
     from safety_neurons.models import Side
     from safety_neurons.neurons import RankingName, read_table
     from safety_neurons.prompts import ChatFormat, load_prompts
 
+    require_place(out)
     folder = RunFolder.open(run)
     folder.require("find")
     asked = load_prompts(prompts, column=prompt_column).limited(limit, seed=seed)
-    rankings = read_table(folder.file(TABLE))
+    rankings = read_table(folder.result("find", TABLE))
     name = o.parse_choice(ranking, RankingName, "ranking") if ranking else next(iter(rankings))
     if name not in rankings:
         raise UserError(
@@ -49,16 +57,17 @@ def command(
     pair = o.load_pair_of(folder, dtype=dtype, device=device)
     decoding = Decoding(max_new_tokens, batch_size)
     encoded = encode_prompts(pair, asked, decoding, ChatFormat(folder.config("find")["system"]))
-    made_of = digest(encoded, neurons.flat.tolist(), max_new_tokens, batch_size, str(pair.dtype))
-    (completions,) = answer(
-        pair,
-        encoded,
-        [Setting(Side.UNALIGNED, neurons)],
-        decoding,
-        logs=[folder.state(f"generate/{made_of}.jsonl")],
-        progress=o.bars(),
-        label="Patched answers",
-    )
+    setting = Setting(Side.UNALIGNED, neurons)
+    with folder.writing():
+        (completions,) = answer(
+            pair,
+            encoded,
+            [setting],
+            decoding,
+            logs=[folder.state(f"answers/{kept_key(pair, encoded, setting, decoding)}.jsonl")],
+            progress=o.bars(),
+            label="Patched answers",
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     write_jsonl(
         out,

@@ -20,11 +20,12 @@ def command(
     response_column: Annotated[str, typer.Option(help="The column with the answer.")] = "response",
 ) -> None:
     """Judge answers: refusal, partial, compliance, or unscored."""
-    from safety_neurons.artifacts import write_jsonl
+    from safety_neurons.artifacts import require_place, write_jsonl
     from safety_neurons.errors import UserError
     from safety_neurons.judges import RefusalJudge
     from safety_neurons.prompts import read_rows
 
+    require_place(out)
     rows = list(read_rows(answers))
     if not rows:
         raise UserError(f"'{answers}' holds no rows to judge.")
@@ -42,6 +43,7 @@ def command(
         [row[response_column] or "" for row in rows],
     )
     judged = [{**row, "verdict": str(verdict)} for row, verdict in zip(rows, verdicts, strict=True)]
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_jsonl(out, judged)
     counts = Counter(str(verdict) for verdict in verdicts)
     listed = ", ".join(f"{count} {name}" for name, count in counts.most_common())

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from safety_neurons.artifacts import RunFolder
-    from safety_neurons.models import ModelPair
+    from safety_neurons.models import ModelPair, Source
     from safety_neurons.progress import Progress
 
 Aligned = Annotated[
@@ -33,7 +33,10 @@ Prompts = Annotated[
 PromptColumn = Annotated[str, typer.Option(help="The column that holds the prompt.")]
 Limit = Annotated[int | None, typer.Option(help="At most so many prompts of each set.", min=1)]
 MaxNewTokens = Annotated[int, typer.Option(help="Where an answer is cut.", min=1)]
-Seed = Annotated[int, typer.Option(help="Of draws of prompts, random sets and the bootstrap.")]
+Seed = Annotated[
+    int,
+    typer.Option(help="Of draws of prompts, random sets and the bootstrap.", min=0, max=2**32 - 1),
+]
 DType = Annotated[
     str, typer.Option(help="float32, bfloat16, float16, float64; auto: what the processor has.")
 ]
@@ -68,10 +71,10 @@ Controls = Annotated[int, typer.Option(help="Matched random sets at each share."
 def parse_dtype(name: str, device: str | None) -> torch.dtype:
     import torch
 
-    from safety_neurons.models import sources
+    from safety_neurons.models import devices
 
     if name == "auto":
-        return sources.best_generation_dtype(device or sources.default_device())
+        return devices.best_generation_dtype(device or devices.default_device())
     known = ("float32", "bfloat16", "float16", "float64")
     if name not in known:
         raise UserError(f"'{name}' is no dtype; give auto, {', '.join(known)}.")
@@ -100,8 +103,8 @@ def parse_choice(text: str, choices: Any, what: str) -> Any:
 
 
 def load_pair(
-    aligned: str,
-    unaligned: str,
+    aligned: str | Source,
+    unaligned: str | Source,
     *,
     dtype: str,
     device: str | None,
@@ -123,16 +126,33 @@ def load_pair(
 
 
 def load_pair_of(run: RunFolder, *, dtype: str, device: str | None) -> ModelPair:
-    """The pair that a run was made on."""
-    loading = run.manifest["loading"]
-    return load_pair(
-        run.manifest["models"]["aligned"]["source"],
-        run.manifest["models"]["unaligned"]["source"],
+    """The pair that a run was made on, and no other.
+
+    Raises:
+        UserError: if any file that decides what the models do has changed.
+    """
+    from safety_neurons.errors import reading
+    from safety_neurons.finding.run import require_same_models
+    from safety_neurons.models import Source
+
+    models, loading = run.fact("models"), run.fact("loading")
+    with reading(run.file("manifest.json"), remedy="remove the folder and run again"):
+        aligned, unaligned = (
+            Source(**models[side]["location"])
+            if "location" in models[side]
+            else Source.parse(models[side]["source"])
+            for side in ("aligned", "unaligned")
+        )
+    pair = load_pair(
+        aligned,
+        unaligned,
         dtype=dtype,
         device=device,
-        trust_remote_code=loading["trust_remote_code"],
-        template_from=loading["template_from"],
+        trust_remote_code=bool(loading.get("trust_remote_code")),
+        template_from=loading.get("template_from"),
     )
+    require_same_models(run, pair)
+    return pair
 
 
 def quiet_libraries() -> None:

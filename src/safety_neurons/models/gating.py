@@ -2,9 +2,12 @@
 
 PEFT's own mixed-adapter batches cover LoRA but not (IA)³, so the gating of rows is done
 here: PEFT's wrappers are switched off and hooks on the base layers apply the adapter's
-arithmetic, the same operations in the same order, to the rows that want it. Because the
-hooks sit on the base layer, an adapter on the down projection reads the neurons as they
-are after patching.
+arithmetic, the same operations in the same order and precision, to the rows that want it.
+Because the hooks sit on the base layer, an adapter on the down projection reads the neurons
+as they are after patching.
+
+The unembedding has hooks of its own (`head_gates`): it runs only where logits are asked for,
+and on fewer rows than the rest of the model.
 """
 
 from __future__ import annotations
@@ -17,9 +20,10 @@ from peft.tuners.ia3 import IA3Layer
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
-from safety_neurons.errors import UserError
+from safety_neurons.errors import InterventionError, UserError
 from safety_neurons.hooks import HookPoint
 
 
@@ -31,8 +35,22 @@ class RowSpan:
     stop: int
 
     def of(self, x: Tensor) -> Tensor:
-        """These rows of `x`, as a view."""
+        """These rows of `x`, as a view.
+
+        Raises:
+            InterventionError: if `x` has fewer rows.
+        """
+        if len(x) < self.stop:
+            raise InterventionError(
+                f"A module received {len(x)} rows where at least {self.stop} were planned."
+            )
         return x[self.start : self.stop]
+
+    def put(self, x: Tensor, new: Tensor) -> Tensor:
+        """`x` with `new` in place of these rows, in the precision of `x`."""
+        if len(self) == len(x):
+            return new.to(x.dtype)
+        return torch.cat([x[: self.start], new.to(x.dtype), x[self.stop :]])
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -41,19 +59,26 @@ class RowSpan:
 def gates(model: PreTrainedModel, adapter: str, rows: RowSpan) -> list[HookPoint]:
     """Hooks that apply `adapter` to `rows`, wherever they are, of every batch of `model`.
 
-    Modules that text does not run through (an image encoder's) get none.
+    Modules that text does not run through (an image encoder's) get none, nor does the
+    unembedding.
+
+    Raises:
+        UserError: if a layer of the adapter, the unembedding's too, cannot be gated.
     """
-    read_by_text = {id(m) for m in (*model.get_decoder().modules(), *_head(model).modules())}
-    return [
-        _gate(name, layer, adapter, rows)
-        for name, layer in layers(model, adapter)
-        if id(layer) in read_by_text
-    ]
+    head = unembedding(model)
+    return [point for point in _points(model, adapter, rows) if point.module is not head]
 
 
-def _head(model: PreTrainedModel) -> nn.Module:
-    """The unembedding."""
-    return model.get_output_embeddings()
+def head_gates(model: PreTrainedModel, adapter: str, rows: RowSpan) -> list[HookPoint]:
+    """Hooks that apply `adapter` at the unembedding, to `rows` of what it receives."""
+    head = unembedding(model)
+    return [point for point in _points(model, adapter, rows) if point.module is head]
+
+
+def unembedding(model: PreTrainedModel) -> nn.Module:
+    """The module that makes logits: the base layer, where PEFT wraps it."""
+    head = model.get_output_embeddings()
+    return head.get_base_layer() if isinstance(head, BaseTunerLayer) else head
 
 
 def layers(model: PreTrainedModel, adapter: str) -> Iterator[tuple[str, BaseTunerLayer]]:
@@ -65,30 +90,73 @@ def layers(model: PreTrainedModel, adapter: str) -> Iterator[tuple[str, BaseTune
             yield name, module
 
 
+def _points(model: PreTrainedModel, adapter: str, rows: RowSpan) -> list[HookPoint]:
+    head = model.get_output_embeddings()
+    read_by_text = {id(m) for m in (*model.get_decoder().modules(), *head.modules())}
+    return [
+        _gate(name, layer, adapter, rows)
+        for name, layer in layers(model, adapter)
+        if id(layer) in read_by_text
+    ]
+
+
 def _gate(name: str, layer: BaseTunerLayer, adapter: str, rows: RowSpan) -> HookPoint:
     label = f"{name}[{adapter}]"
-    base = layer.get_base_layer()
     if isinstance(layer, IA3Layer):
-        scale = layer.ia3_l[adapter].detach().flatten()
-
-        def rescaled(x: Tensor) -> Tensor:
-            x = x.clone()
-            rows.of(x)[:] = (rows.of(x).to(scale.dtype) * scale).to(x.dtype)
-            return x
-
-        if layer.is_feedforward:
-            return HookPoint(label, base, "input", rescaled)
-        return HookPoint(label, base, "output", lambda _, y: rescaled(y))
-    if isinstance(layer, LoraLayer) and adapter in layer.lora_A:
-        down = layer.lora_A[adapter].get_parameter("weight")
-        up = layer.lora_B[adapter].get_parameter("weight")
-        scaling = layer.scaling[adapter]
-
-        def add_delta(x: Tensor, y: Tensor) -> Tensor:
-            delta = torch.nn.functional.linear(rows.of(x).to(down.dtype), down)
-            y = y.clone()
-            rows.of(y)[:] += (torch.nn.functional.linear(delta, up) * scaling).to(y.dtype)
-            return y
-
-        return HookPoint(label, base, "output", add_delta)
+        return _ia3_gate(label, layer, adapter, rows)
+    if isinstance(layer, LoraLayer) and not _is_variant(layer, adapter):
+        if adapter in layer.lora_A:
+            return _lora_gate(label, layer, adapter, rows)
+        if adapter in layer.lora_embedding_A:
+            return _embedding_gate(label, layer, adapter, rows)
     raise UserError(f"The adapter's layer {label} ({type(layer).__name__}) is not supported.")
+
+
+def _is_variant(layer: LoraLayer, adapter: str) -> bool:
+    """Whether PEFT does something else here than to add a product of two matrices."""
+    return adapter in layer.lora_variant or layer.lora_bias.get(adapter, False)
+
+
+def _ia3_gate(label: str, layer: IA3Layer, adapter: str, rows: RowSpan) -> HookPoint:
+    scale = layer.ia3_l[adapter].detach().flatten()
+
+    def rescale_input(x: Tensor) -> Tensor | None:
+        return rows.put(x, rows.of(x).to(scale.dtype) * scale) if len(rows) else None
+
+    def rescale_output(_: Tensor, y: Tensor) -> Tensor | None:
+        return rows.put(y, rows.of(y) * scale) if len(rows) else None
+
+    if layer.is_feedforward:
+        return HookPoint(label, layer.get_base_layer(), "input", rescale_input)
+    return HookPoint(label, layer.get_base_layer(), "output", rescale_output)
+
+
+def _lora_gate(label: str, layer: LoraLayer, adapter: str, rows: RowSpan) -> HookPoint:
+    down = layer.lora_A[adapter].get_parameter("weight")
+    up = layer.lora_B[adapter].get_parameter("weight")
+    scaling = layer.scaling[adapter]
+
+    def add_delta(x: Tensor, y: Tensor) -> Tensor | None:
+        if not len(rows):
+            return None
+        narrow = functional.linear(rows.of(x).to(down.dtype), down)
+        return rows.put(y, rows.of(y) + functional.linear(narrow, up) * scaling)
+
+    return HookPoint(label, layer.get_base_layer(), "output", add_delta)
+
+
+def _embedding_gate(label: str, layer: LoraLayer, adapter: str, rows: RowSpan) -> HookPoint:
+    down, up = layer.lora_embedding_A[adapter].T, layer.lora_embedding_B[adapter].T
+    scaling = layer.scaling[adapter]
+    # Gemma's embeddings are scaled inside their module, whose output is what is added to.
+    embed_scale = layer._get_embed_scale()
+
+    def add_delta(ids: Tensor, y: Tensor) -> Tensor | None:
+        if not len(rows):
+            return None
+        delta = functional.embedding(rows.of(ids), down) @ up * scaling
+        if embed_scale is not None:
+            delta = delta * embed_scale.to(delta.dtype)
+        return rows.put(y, rows.of(y) + delta)
+
+    return HookPoint(label, layer.get_base_layer(), "output", add_delta)

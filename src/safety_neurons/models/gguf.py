@@ -1,31 +1,28 @@
 """GGUF files, converted once to safetensors and cached.
 
 transformers' GGUF loader undoes the permutation of llama.cpp's q and k weights but takes
-tens of seconds, so its result is kept under the file's hash.
+tens of seconds, so its result is kept under the file's hash, with digests of what was
+written: a converted model that was changed or torn is made again.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import os
+import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from safety_neurons.errors import UserError
+from safety_neurons.artifacts import cache_folder, digests_of, remove, sha256_of, write_json
+from safety_neurons.errors import reading
+from safety_neurons.models.completeness import require_whole
 
-
-def cache_folder() -> Path:
-    """Where converted models are kept: $SAFETY_NEURONS_CACHE or the user's cache folder."""
-    chosen = os.environ.get("SAFETY_NEURONS_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "safety-neurons"
+_WRITTEN = ".digests.json"
+"""In a converted folder: name -> sha256 of every file that was written."""
 
 
 def converted(file: Path) -> Path:
@@ -34,40 +31,48 @@ def converted(file: Path) -> Path:
     Raises:
         UserError: if transformers cannot read the file.
     """
-    digest = sha256(file)
-    return convert_once(file, cache_folder() / "gguf" / digest[:16])
+    return convert_once(file, cache_folder() / "gguf" / sha256_of(file)[:16])
 
 
 def convert_once(file: Path, folder: Path) -> Path:
     """Convert `file` into `folder` unless that is there already; all of it or nothing."""
-    if folder.is_dir():
+    if is_whole(folder):
         return folder
+    remove(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
     try:
         _convert(file, draft)
+        written = sorted(path for path in draft.iterdir())
+        names = [path.name for path in written]
+        write_json(draft / _WRITTEN, dict(zip(names, digests_of(written), strict=True)))
         try:
             draft.rename(folder)
         except OSError:  # another process was faster
-            if not folder.is_dir():
+            if not is_whole(folder):
                 raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return folder
 
 
-def _convert(file: Path, folder: Path) -> None:
+def is_whole(folder: Path) -> bool:
+    """Whether `folder` holds a converted model, every file as it was written."""
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, dtype=torch.float32
+        written = json.loads((folder / _WRITTEN).read_text(encoding="utf-8"))
+        return digests_of(folder / name for name in written) == list(written.values())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _convert(file: Path, folder: Path) -> None:
+    with reading(file, remedy="give the original checkpoint instead"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    except (ValueError, KeyError, RuntimeError, OSError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise UserError(
-            f"'{file}' could not be read as a GGUF model ({reason}); give the original checkpoint "
-            "instead."
-        ) from error
+    model, loading = loaded
+    require_whole(file, loading)
     # A model loaded from GGUF calls itself quantised and refuses to be saved, so its
     # dequantised weights move into a plain one.
     config = copy.deepcopy(model.config)
@@ -78,12 +83,3 @@ def _convert(file: Path, folder: Path) -> None:
     plain.generation_config = model.generation_config
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def sha256(file: Path) -> str:
-    """The sha256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while piece := stream.read(1 << 22):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from safety_neurons.errors import UserError
+from safety_neurons.artifacts import digest
 from safety_neurons.hooks import HookPoint
-from safety_neurons.models import adapters, comparison, embedded, gating, sources
-from safety_neurons.models.sites import NeuronLayout, Site, find_sites, prove_sites
-from safety_neurons.models.sources import Resolved, Source
+from safety_neurons.models import embedded, gating
+from safety_neurons.models.sites import NeuronLayout, Site
+
+if TYPE_CHECKING:
+    from safety_neurons.models.sources import Source
 
 
 class Side(StrEnum):
@@ -50,14 +51,17 @@ class ModelPair:
     (`safety_neurons.models.rows`).
 
     Args:
-        provenance: of each side its source, revision and adapter hash, for manifests.
+        provenance: of each side, for manifests: its source as it was named; its location, which
+            names the same from anywhere; its revision; the sha256 of every file that decides it.
         loading: the options with which the same pair can be loaded again.
+        notes: sentences on what was found while loading and a user should know.
     """
 
     sides: dict[Side, SideModel]
     tokenizer: PreTrainedTokenizerBase
-    provenance: dict[str, dict[str, str | None]]
+    provenance: dict[str, dict[str, Any]]
     loading: dict[str, bool | str | None]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def load(
@@ -70,7 +74,7 @@ class ModelPair:
         trust_remote_code: bool = False,
         template_from: Literal["aligned", "unaligned"] | None = None,
     ) -> ModelPair:
-        """Load both sides, compare them, and prove their sites.
+        """Load both sides, compare them, and prove their sites and adapters.
 
         Args:
             aligned, unaligned: a source each, `BASE` or `BASE+ADAPTER`, where BASE is a Hub
@@ -82,30 +86,16 @@ class ModelPair:
         Raises:
             UserError: listing every difference that keeps the two from being paired.
         """
-        named = {Side.ALIGNED: aligned, Side.UNALIGNED: unaligned}
-        found = {
-            side: sources.resolve(
-                Source.parse(name) if isinstance(name, str) else name,
-                trust_remote_code=trust_remote_code,
-            )
-            for side, name in named.items()
-        }
-        tokenizer = _common_tokenizer(found, template_from, trust_remote_code)
-        loader = _Loader(dtype, device or sources.default_device(), trust_remote_code)
-        sides = loader.load(found)
-        provenance = {
-            str(side): {
-                "source": str(r.source),
-                "revision": r.revision,
-                "adapter_sha256": r.adapter_hash,
-            }
-            for side, r in found.items()
-        }
-        loading: dict[str, bool | str | None] = {
-            "trust_remote_code": trust_remote_code,
-            "template_from": template_from,
-        }
-        return cls(sides, tokenizer, provenance, loading)
+        # Loading needs the engine, to prove adapters, and the engine needs pairs.
+        from safety_neurons.models.loading import load_pair
+
+        return load_pair(
+            {Side.ALIGNED: aligned, Side.UNALIGNED: unaligned},
+            dtype=dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            template_from=template_from,
+        )
 
     @classmethod
     def embedded(
@@ -118,6 +108,29 @@ class ModelPair:
     def shared(self) -> bool:
         """Whether both sides are rows of one model in memory."""
         return self.sides[Side.ALIGNED].model is self.sides[Side.UNALIGNED].model
+
+    @property
+    def identity(self) -> str:
+        """What both models and their common tokenizer are, by content."""
+        files = {side: entry["files"] for side, entry in self.provenance.items()}
+        return digest(files, self.loading["template_from"])
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens both models have; one side's rows may be padded."""
+        return min(
+            module.get_parameter("weight").shape[0]
+            for side in self.sides.values()
+            for module in (side.model.get_input_embeddings(), side.model.get_output_embeddings())
+        )
+
+    @property
+    def pad_id(self) -> int:
+        """A token that stands where the mask hides it; any that both models have would do."""
+        own = self.tokenizer.pad_token_id
+        if own is not None and own < self.vocabulary:
+            return own
+        return min((end for end in self.end_tokens if end < self.vocabulary), default=0)
 
     @property
     def layout(self) -> NeuronLayout:
@@ -159,79 +172,3 @@ class ModelPair:
         ):
             ends.update(declared if isinstance(declared, list) else [declared])
         return frozenset(end for end in ends if end is not None)
-
-
-@dataclass(frozen=True)
-class _Loader:
-    dtype: torch.dtype
-    device: str
-    trust_remote_code: bool
-
-    def load(self, found: dict[Side, Resolved]) -> dict[Side, SideModel]:
-        if self._weights_are_shared(found):
-            model = self._base(found[Side.ALIGNED].base)
-            sides = {side: self._side(model, side, r) for side, r in found.items()}
-        else:
-            models = {side: self._own_model(r) for side, r in found.items()}
-            sides = {side: self._side(models[side], side, r) for side, r in found.items()}
-        for distinct in {id(side.model): side for side in sides.values()}.values():
-            prove_sites(distinct.model, distinct.sites)
-        return sides
-
-    @staticmethod
-    def _weights_are_shared(found: dict[Side, Resolved]) -> bool:
-        same = found[Side.ALIGNED].base.resolve() == found[Side.UNALIGNED].base.resolve()
-        return same and all(
-            r.adapter is None or adapters.can_gate(r.adapter.config) for r in found.values()
-        )
-
-    def _base(self, folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
-        return sources.load_model(
-            folder,
-            dtype=dtype or self.dtype,
-            device=self.device,
-            trust_remote_code=self.trust_remote_code,
-        )
-
-    def _own_model(self, resolved: Resolved) -> PreTrainedModel:
-        adapter = resolved.adapter
-        if adapter is None or adapters.can_gate(adapter.config):
-            return self._base(resolved.base)
-        if adapter.config["peft_type"] == "IA3":
-            raise UserError(
-                f"The (IA)³ adapter '{resolved.source.adapter}' also trains whole modules, and "
-                "merging (IA)³ would change what a neuron means; train it without modules_to_save."
-            )
-        exact = torch.promote_types(self.dtype, torch.float32)
-        merged = adapters.merge(self._base(resolved.base, exact), adapter.folder)
-        merged.to(self.dtype)  # type: ignore[arg-type]
-        return merged.eval().requires_grad_(False)
-
-    @staticmethod
-    def _side(model: PreTrainedModel, side: Side, resolved: Resolved) -> SideModel:
-        adapter = resolved.adapter
-        if adapter is None or not adapters.can_gate(adapter.config):
-            return SideModel(model, find_sites(model), None)
-        adapters.attach(model, adapter.folder, str(side))
-        return SideModel(model, find_sites(model), str(side))
-
-
-def _common_tokenizer(
-    found: dict[Side, Resolved],
-    template_from: Literal["aligned", "unaligned"] | None,
-    trust_remote_code: bool,
-) -> PreTrainedTokenizerBase:
-    configs = {
-        side: sources.load_config(r.base, trust_remote_code=trust_remote_code)
-        for side, r in found.items()
-    }
-    tokenizers = {
-        side: sources.load_tokenizer(r.base, trust_remote_code=trust_remote_code)
-        for side, r in found.items()
-    }
-    comparison.require_comparable(
-        (configs[Side.ALIGNED], configs[Side.UNALIGNED]),
-        (tokenizers[Side.ALIGNED], tokenizers[Side.UNALIGNED]),
-        template_chosen=template_from is not None,
-    )
-    return tokenizers[Side(template_from or Side.ALIGNED)]

@@ -11,8 +11,8 @@ contrasting.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,7 +22,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from safety_neurons.errors import InterventionError
-from safety_neurons.hooks import HookPoint, HookSet
+from safety_neurons.hooks import HookPoint, HookSet, InputEdit
+from safety_neurons.models import gating
 from safety_neurons.models.cache import RowCache
 from safety_neurons.models.gating import RowSpan
 from safety_neurons.models.pair import ModelPair, Side
@@ -67,7 +68,8 @@ class Tokens:
 class PairedRows:
     """Forward passes of a pair, with its adapters gated by rows and its sites hooked.
 
-    Use it as a context manager; the caches of both sides live as long as it does.
+    Use it as a context manager, once. The caches of both sides live as long as the block:
+    leaving it frees them and lets go of the edits.
 
     Args:
         counts: rows of each side; a side left out does not run.
@@ -85,23 +87,28 @@ class PairedRows:
         first: Side = Side.ALIGNED,
         cached: bool = False,
     ) -> None:
-        self.pair = pair
-        self.edits = list(edits)
         order = [side for side in (first, first.other) if counts.get(side)]
         # In a common batch the donor's rows are the last: they become more and fewer.
         groups = [order[::-1]] if pair.shared else [[side] for side in order]
-        self._batches = [_Batch(pair, group, counts, self, cached) for group in groups]
-        self._stack = ExitStack()
-        self._passes = 0
+        self._edits = list(edits)
+        self._batches = [_Batch(pair, group, counts, self._edits, cached) for group in groups]
+        self._stack: ExitStack | None = None
 
     def __enter__(self) -> PairedRows:
+        if self._stack is not None:
+            raise InterventionError("Paired rows cannot be used again: their hooks are gone.")
         with ExitStack() as stack:
             for batch in self._batches:
+                stack.callback(batch.release)
                 stack.enter_context(batch.hooks)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
+        assert self._stack is not None
+        # Nothing here may hold a cache or an edit, whoever holds this object: nobody waits
+        # for Python's collector of cycles, which may come minutes and gigabytes later.
+        self._batches, self._edits = [], []
         self._stack.close()
 
     def rearrange(self, rows: Mapping[Side, Int[Tensor, "new_batch"]]) -> None:
@@ -109,8 +116,11 @@ class PairedRows:
 
         Its cached keys and values are copied. A row may be named several times, and one
         that is not named is dropped. Sides left out keep their rows.
+
+        Raises:
+            InterventionError: outside of the `with` block.
         """
-        for batch in self._batches:
+        for batch in self._running():
             batch.rearrange(rows)
 
     def forward(
@@ -129,62 +139,52 @@ class PairedRows:
             of: the side whose logits are computed; None for every side's.
 
         Raises:
-            InterventionError: if a hook did not run, or an edit did not act as planned.
+            InterventionError: if a hook did not run, an edit did not act as planned, or
+                outside of the `with` block.
         """
-        self._passes += 1
         out: dict[Side, Tensor] = {}
-        for batch in self._batches:
+        for batch in self._running():
             out.update(batch.forward(tokens, logits, of))
-            batch.hooks.check(self._passes)
-        for edit in self.edits:
+        for edit in self._edits:
             edit.end_pass()
         return out
 
-    def apply(self, layer: int, sides: Activations) -> Activations | None:
-        """All edits of one layer in turn; None if none of them changed anything."""
-        current, changed = sides, False
-        for edit in self.edits:
-            edited = edit(layer, current)
-            if edited is not None:
-                current, changed = edited, True
-        return current if changed else None
+    def _running(self) -> list[_Batch]:
+        if not self._batches or self._stack is None:
+            raise InterventionError("Paired rows run inside their `with` block only.")
+        return self._batches
 
 
 class _Batch:
-    """The rows that go through one model together: both sides', or one side's."""
+    """The rows that go through one model together: both sides', or one side's.
+
+    Its hooks hold the spans of rows and the edits, and not the batch: a circle would keep
+    its cache until Python looks for circles.
+    """
 
     def __init__(
         self,
         pair: ModelPair,
         sides: list[Side],
         counts: Mapping[Side, int],
-        owner: PairedRows,
+        edits: Sequence[SiteEdit],
         cached: bool,
     ) -> None:
         self.rows = {side: RowSpan(0, 0) for side in sides}
-        self._place({side: counts[side] for side in sides})
-        self._owner = owner
+        _lay_out(self.rows, counts)
         leader = pair.sides[sides[0]]
         self.model: PreTrainedModel = leader.model
         self.cache = self._new_cache() if cached else None
         gates = [p for side in sides for p in pair.sides[side].gates(self.rows[side])]
         sites = [
-            HookPoint(s.name, s.module, "input", self._edit(s.layer))
+            HookPoint(s.name, s.module, "input", _site_hook(s.layer, self.rows, edits))
             for s in leader.sites
-            if owner.edits
+            if edits
         ]
         # Gates first: a neuron is what the projection reads after the adapter's scaling.
         self.hooks = HookSet(gates + sites)
-        # The last position alone is a strided view, for which torch's CPU product copies
-        # the whole unembedding once a row: seconds in bfloat16 where milliseconds do.
-        self._read = RowSpan(0, self.total)
-        head = HookPoint(
-            "unembedding",
-            self.model.get_output_embeddings(),
-            "input",
-            lambda x: self._read.of(x).contiguous(),
-        )
-        self._head = HookSet([head])
+        self._passes = 0
+        self._head = _Head(pair, sides)
 
     def _new_cache(self) -> DynamicCache:
         # Gradients need what was cached to stay as it was.
@@ -192,13 +192,10 @@ class _Batch:
             return DynamicCache(config=self.model.config)
         return RowCache(self.model.config)
 
-    def _place(self, counts: Mapping[Side, int]) -> None:
-        """Lay the sides' rows out one behind the other."""
-        start = 0
-        for side, span in self.rows.items():
-            span.start, span.stop = start, start + counts[side]
-            start = span.stop
-        self.total = start
+    @property
+    def total(self) -> int:
+        """Rows of all sides."""
+        return sum(len(span) for span in self.rows.values())
 
     def rearrange(self, rows: Mapping[Side, Tensor]) -> None:
         device = self.model.device
@@ -213,25 +210,17 @@ class _Batch:
         same = len(index) == self.total and bool((index.diff() == 1).all())
         if not same and self.cache is not None:
             self.cache.reorder_cache(index)  # type: ignore[arg-type]
-        self._place({side: len(rows.get(side, range(len(s)))) for side, s in self.rows.items()})
-
-    def _edit(self, layer: int):
-        def edit(x: Tensor) -> Tensor | None:
-            if x.dim() != 3 or x.shape[0] != self.total:
-                raise InterventionError(
-                    f"Layer {layer} received activations of shape {tuple(x.shape)} where "
-                    f"{self.total} rows were planned."
-                )
-            edited = self._owner.apply(layer, {s: rows.of(x) for s, rows in self.rows.items()})
-            if edited is None:
-                return None
-            return torch.cat([edited[side] for side in self.rows])
-
-        return edit
+        _lay_out(self.rows, {side: len(rows.get(side, s)) for side, s in self.rows.items()})
 
     def forward(
         self, tokens: Mapping[Side, Tokens], logits: int | None, of: Side | None
     ) -> dict[Side, Tensor]:
+        for side, span in self.rows.items():
+            if len(tokens[side].ids) != len(span):
+                raise InterventionError(
+                    f"The {side} side was given tokens of {len(tokens[side].ids)} rows where "
+                    f"{len(span)} were planned."
+                )
         inputs = {
             "input_ids": torch.cat([tokens[side].ids for side in self.rows]),
             "attention_mask": torch.cat([tokens[side].mask for side in self.rows]),
@@ -239,12 +228,95 @@ class _Batch:
             "past_key_values": self.cache,
             "use_cache": self.cache is not None,
         }
-        if logits is None or (of is not None and of not in self.rows):
+        asked = [side for side in self.rows if of in (None, side)] if logits is not None else []
+        if asked:
+            with self._head.reading({side: self.rows[side] for side in asked}):
+                computed = self.model(**inputs, logits_to_keep=logits).logits
+        else:
             self.model.base_model(**inputs)
-            return {}
-        self._read = RowSpan(0, self.total) if of is None else self.rows[of]
-        with self._head:
-            computed = self.model(**inputs, logits_to_keep=logits).logits
-        if of is not None:
-            return {of: computed}
-        return {side: rows.of(computed) for side, rows in self.rows.items()}
+        self._passes += 1
+        self.hooks.check(self._passes)
+        return {side: self._head.rows[side].of(computed) for side in asked}
+
+    def release(self) -> None:
+        """Free what is cached, even while a traceback or a caller holds this batch."""
+        if self.cache is not None:
+            self.cache.layers.clear()
+        self.cache = None
+
+
+class _Head:
+    """The unembedding, which runs only where logits are asked for, on the rows asked for.
+
+    Args (of the state):
+        rows: where each side's rows are among those that it reads.
+    """
+
+    def __init__(self, pair: ModelPair, sides: list[Side]) -> None:
+        model = pair.sides[sides[0]].model
+        self._read = RowSpan(0, 0)
+        self.rows = {side: RowSpan(0, 0) for side in sides}
+        narrow = HookPoint(
+            "unembedding", gating.unembedding(model), "input", _narrowing(self._read)
+        )
+        gates = [
+            point
+            for side in sides
+            if (adapter := pair.sides[side].adapter) is not None
+            for point in gating.head_gates(model, adapter, self.rows[side])
+        ]
+        # An adapter's gates act on the rows that remain.
+        self._hooks = HookSet([narrow, *gates])
+        self._passes = 0
+
+    @contextmanager
+    def reading(self, asked: Mapping[Side, RowSpan]) -> Iterator[None]:
+        """Let it run once, on these neighbouring rows alone.
+
+        Raises:
+            InterventionError: if it, or an adapter's gate at it, did not run once.
+        """
+        spans = list(asked.values())
+        self._read.start, self._read.stop = spans[0].start, spans[-1].stop
+        _lay_out(self.rows, {side: len(asked.get(side, ())) for side in self.rows})
+        with self._hooks:
+            yield
+        self._passes += 1
+        self._hooks.check(self._passes)
+
+
+def _lay_out(spans: Mapping[Side, RowSpan], counts: Mapping[Side, int]) -> None:
+    """Move the sides' spans so that they lie one behind the other."""
+    start = 0
+    for side, span in spans.items():
+        span.start, span.stop = start, start + counts[side]
+        start = span.stop
+
+
+def _narrowing(read: RowSpan) -> InputEdit:
+    """The rows that the unembedding reads.
+
+    The last position alone is a strided view, for which torch's CPU product copies the
+    whole unembedding once a row: seconds in bfloat16 where milliseconds do.
+    """
+    return lambda x: read.of(x).contiguous()
+
+
+def _site_hook(layer: int, rows: Mapping[Side, RowSpan], edits: Sequence[SiteEdit]) -> InputEdit:
+    """All edits of one layer in turn; None if none of them changed anything."""
+
+    def edit_rows(x: Tensor) -> Tensor | None:
+        total = sum(len(span) for span in rows.values())
+        if x.dim() != 3 or x.shape[0] != total:
+            raise InterventionError(
+                f"Layer {layer} received activations of shape {tuple(x.shape)} where "
+                f"{total} rows were planned."
+            )
+        sides, changed = {side: span.of(x) for side, span in rows.items()}, False
+        for edit in edits:
+            edited = edit(layer, sides)
+            if edited is not None:
+                sides, changed = edited, True
+        return torch.cat([sides[side] for side in rows]) if changed else None
+
+    return edit_rows

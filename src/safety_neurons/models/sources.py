@@ -6,24 +6,20 @@ only (never pickle), and no code from a repository runs unless it is asked for.
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 
-from safety_neurons.errors import UserError
+from safety_neurons.errors import UserError, reason_of
 from safety_neurons.models import adapters, embedded, gguf
+
+_EMBEDDED = (embedded.UNALIGNED, embedded.ALIGNED)
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_TEXT_FILES = ["*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt"]
 
 
 @dataclass(frozen=True)
@@ -35,20 +31,47 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> Source:
-        """Read `BASE` or `BASE+ADAPTER`; a path that exists is never split at its `+`."""
+        """Read `BASE` or `BASE+ADAPTER`.
+
+        A path that exists is never split. Where names have a `+` of their own, the split is
+        taken whose two parts exist.
+
+        Raises:
+            UserError: if a part is empty, or several splits would do.
+        """
         if text == embedded.ALIGNED:
             return cls(embedded.UNALIGNED, embedded.ALIGNED)
-        if "+" not in text or Path(text).exists():
+        if "+" not in text or _exists(text):
             return cls(text)
-        base, _, adapter = text.rpartition("+")
-        if not base or not adapter:
+        splits = [cls(text[:i], text[i + 1 :]) for i, sign in enumerate(text) if sign == "+"]
+        splits = [split for split in splits if split.base and split.adapter]
+        fitting = [s for s in splits if _exists(s.base) and _exists(s.adapter or "")] or [
+            s for s in splits if _may_be(s.base) and _may_be(s.adapter or "")
+        ]
+        if not splits:
             raise UserError(f"'{text}' is no source; write BASE or BASE+ADAPTER.")
-        return cls(base, adapter)
+        if len(fitting) > 1:
+            readings = " or as ".join(f"'{s.base}' with '{s.adapter}'" for s in fitting)
+            raise UserError(
+                f"'{text}' can be read as {readings}; give one of the folders another name."
+            )
+        return (fitting or splits[-1:])[0]
 
     def __str__(self) -> str:
         if self.adapter == embedded.ALIGNED:
             return embedded.ALIGNED
         return self.base if self.adapter is None else f"{self.base}+{self.adapter}"
+
+
+def _exists(name: str) -> bool:
+    try:
+        return name in _EMBEDDED or Path(name).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long a name, a NUL byte, no such user
+        return False
+
+
+def _may_be(name: str) -> bool:
+    return _exists(name) or _HUB_ID.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)
@@ -61,27 +84,23 @@ class ResolvedAdapter:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A source found on this machine: folders that hold safetensors."""
+    """A source found on this machine: folders that hold safetensors.
+
+    Args:
+        source: as the user named it.
+        location: what names the same from any working folder and on any later day: absolute
+            paths, and Hub ids with their commit.
+    """
 
     source: Source
+    location: Source
     base: Path
     adapter: ResolvedAdapter | None
 
     @property
-    def revision(self) -> str:
-        """What pins the weights: a Hub commit, or `local` with the configuration's hash."""
-        if self.base.parent.name == "snapshots":
-            return self.base.name
-        return "local:" + gguf.sha256(self.base / "config.json")[:12]
-
-    @property
-    def adapter_hash(self) -> str | None:
-        """The first digits of the adapter weights' sha256, None without an adapter."""
-        return (
-            None
-            if self.adapter is None
-            else gguf.sha256(self.adapter.folder / adapters.WEIGHTS)[:12]
-        )
+    def commit(self) -> str | None:
+        """The Hub commit of the base, None for local files."""
+        return self.base.name if self.base.parent.name == "snapshots" else None
 
 
 def resolve(source: Source, *, trust_remote_code: bool = False) -> Resolved:
@@ -91,28 +110,46 @@ def resolve(source: Source, *, trust_remote_code: bool = False) -> Resolved:
         UserError: if there is no such model, or it cannot be loaded safely.
     """
     base = _base_folder(source.base, trust_remote_code=trust_remote_code)
+    located = _located(source.base, base)
     if source.adapter is None:
-        return Resolved(source, base, None)
-    folder = (
-        embedded.adapter_folder()
-        if source.adapter == embedded.ALIGNED
-        else _folder(source.adapter, ["adapter_config.json", adapters.WEIGHTS])
-    )
-    return Resolved(source, base, ResolvedAdapter(folder, adapters.read_config(folder)))
+        return Resolved(source, Source(located), base, None)
+    if source.adapter == embedded.ALIGNED:
+        folder = embedded.adapter_folder()
+    else:
+        folder = _folder(source.adapter, [*_TEXT_FILES, adapters.WEIGHTS])
+    adapter = ResolvedAdapter(folder, adapters.read_config(folder))
+    return Resolved(source, Source(located, _located(source.adapter, folder)), base, adapter)
+
+
+def _located(name: str, folder: Path) -> str:
+    """`name` so that it means the same wherever and whenever it is read."""
+    if name in _EMBEDDED:
+        return name
+    path = Path(name).expanduser()
+    if path.exists():
+        return os.path.abspath(path)
+    return f"{name.partition('@')[0]}@{folder.name}"
 
 
 def _base_folder(base: str, *, trust_remote_code: bool) -> Path:
     if base == embedded.UNALIGNED:
         return embedded.base_folder()
-    path = Path(base)
+    path = Path(base).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UserError(f"The file '{base}' does not exist; check the path.")
         return gguf.converted(path)
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
-    folder = _folder(base, patterns + (["*.py"] if trust_remote_code else []))
+    patterns = [*_TEXT_FILES, "*.safetensors", *(["*.py"] if trust_remote_code else [])]
+    folder = _folder(base, patterns)
+    is_adapter = (folder / "adapter_config.json").is_file()
     if not (folder / "config.json").is_file():
-        raise UserError(f"'{base}' holds no model (it has no config.json).")
+        hint = f"it is an adapter, so write BASE+{base}" if is_adapter else "it has no config.json"
+        raise UserError(f"'{base}' holds no model ({hint}).")
+    if is_adapter:
+        raise UserError(
+            f"'{base}' holds a model and an adapter, so it does not say which of them is meant; "
+            "move the adapter into a folder of its own and name it as BASE+ADAPTER if it is wanted."
+        )
     if not any(folder.glob("*.safetensors")):
         raise UserError(
             f"'{base}' has no weights in safetensors; pickled weights are not loaded, so save the "
@@ -123,75 +160,18 @@ def _base_folder(base: str, *, trust_remote_code: bool) -> Path:
 
 def _folder(name: str, patterns: list[str]) -> Path:
     path = Path(name).expanduser()
-    if path.is_dir():
+    if _exists(name) and path.is_dir():
         return path
-    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+    if _exists(name) or not _HUB_ID.fullmatch(name) or name.startswith((".", "~")):
         raise UserError(f"'{name}' is neither a folder, a .gguf file nor a Hub id (owner/name).")
+    owner_and_name, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except (HFValidationError, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:160]
-        raise UserError(
-            f"'{name}' is no local folder and could not be had from the Hub ({reason}); check the "
-            "name, the network, and for gated models HF_TOKEN."
-        ) from error
-
-
-def load_config(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The configuration in `folder`."""
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (ValueError, OSError, KeyError) as error:
-        raise _unloadable(folder, error) from error
-
-
-def load_model(
-    folder: Path, *, dtype: torch.dtype, device: str, trust_remote_code: bool = False
-) -> PreTrainedModel:
-    """The causal language model in `folder`, in evaluation mode, its weights frozen."""
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
+        return Path(
+            snapshot_download(owner_and_name, revision=revision or None, allow_patterns=patterns)
         )
-    except (ValueError, OSError, KeyError) as error:
-        raise _unloadable(folder, error) from error
-    model.to(torch.device(device))  # type: ignore[arg-type]
-    return model.eval().requires_grad_(False)
-
-
-def _unloadable(folder: Path, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0][:200]
-    return UserError(
-        f"'{folder}' could not be loaded as a causal language model ({reason}); models with code "
-        "of their own need --trust-remote-code."
-    )
-
-
-def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer in `folder`, padding on the left, with a padding token."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (ValueError, OSError) as error:
+    except Exception as error:  # the client's, the network's and the file system's kinds
         raise UserError(
-            f"'{folder}' has no tokenizer that can be loaded; save one beside the model with "
-            "save_pretrained."
+            f"'{name}' is no local folder and could not be had from the Hub "
+            f"({reason_of(error, 160)}); check the name, the network, and for gated models "
+            "HF_TOKEN."
         ) from error
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def best_generation_dtype(device: str) -> torch.dtype:
-    """bfloat16 where the processor multiplies it in hardware, else float32."""
-    if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    capabilities = torch.backends.cpu.get_cpu_capability()
-    flags = Path("/proc/cpuinfo")
-    has = flags.is_file() and any(flag in flags.read_text() for flag in ("amx_bf16", "avx512_bf16"))
-    return torch.bfloat16 if has and "AVX512" in capabilities else torch.float32
-
-
-def default_device() -> str:
-    """`cuda` where there is one, else `cpu`."""
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -54,7 +54,7 @@ class ComparedRun:
             figures,
             verdict(figures),
             charts.curve_chart(figures),
-            read_table(run.file(TABLE)),
+            read_table(run.result("find", TABLE)),
             dict(_made(run.manifest, figures.judge)),
         )
 

@@ -36,13 +36,14 @@ def render_report(run: RunFolder) -> Path:
         UserError: if the run has no complete `find` and `validate`.
     """
     figures = Figures.of(run)
-    with run.stage("report", {}, results=[REPORT]):
-        write_text(run.file(REPORT), _html(run, figures))
+    with run.stage("report", {}, results=[REPORT]) as stage:
+        write_text(stage.file(REPORT), _html(run, figures))
     return run.file(REPORT)
 
 
 def _html(run: RunFolder, figures: Figures) -> str:
-    rankings = read_table(run.file(TABLE))
+    table = run.result("find", TABLE)
+    rankings = read_table(table)
     shares = sorted({point.share for point in figures.points})
     maps = [HeatMap.of(ranking, shares) for ranking in rankings.values()]
     return rendered(
@@ -53,8 +54,8 @@ def _html(run: RunFolder, figures: Figures) -> str:
         curve=charts.curve_chart(figures),
         maps=maps,
         scale=max(heat.highest for heat in maps),
-        tables=neuron_tables(run.file(TABLE), rankings),
-        samples=answers.read_samples(run.file(SAMPLES)),
+        tables=neuron_tables(table, rankings),
+        samples=answers.read_samples(run.result("validate", SAMPLES)),
         settings=[name for name in SETTINGS if name in figures.harmless],
         provenance=Provenance.of(run.manifest, figures.judge),
         glossary=GLOSSARY,

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safety_neurons.artifacts import RunFolder, digest
-from safety_neurons.generation import Decoding, Setting, answer, encode_prompts, texts_of
+from safety_neurons.generation import (
+    Decoding,
+    Setting,
+    answer,
+    encode_prompts,
+    kept_key,
+    texts_of,
+)
 from safety_neurons.judges import Judge, Verdict
 from safety_neurons.models import ModelPair
 from safety_neurons.progress import Progress
@@ -100,12 +107,5 @@ class Examination:
         return self._judged[key]
 
     def _log(self, prompts: PromptSet, setting: Setting) -> Path:
-        made_of = digest(
-            self.encoded(prompts),
-            setting.key,
-            self.decoding.max_new_tokens,
-            self.decoding.batch_size,
-            str(self.pair.dtype),
-            self.pair.provenance,
-        )
-        return self.run.state(f"answers/{made_of}.jsonl")
+        key = kept_key(self.pair, self.encoded(prompts), setting, self.decoding)
+        return self.run.state(f"answers/{key}.jsonl")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from safety_neurons.errors import UserError
+from safety_neurons.errors import UserError, require_seed
 from safety_neurons.generation import Decoding
 from safety_neurons.prompts import Kind, PromptSet, Split, builtin
 
@@ -27,11 +28,15 @@ class ValidateOptions:
     """Of the random sets and the bootstrap."""
 
     def __post_init__(self) -> None:
-        if any(strength < 0 for strength in self.strengths):
+        wrong = [s for s in self.strengths if not (s >= 0 and math.isfinite(s))]
+        if wrong:
             raise UserError(
                 "Strengths are 0 or more (0 changes nothing, 1 copies the donor's values), but "
-                f"{min(self.strengths):g} was given."
+                f"{', '.join(f'{strength:g}' for strength in wrong)} was given."
             )
+        if self.controls < 0:
+            raise UserError(f"Random sets are counted from 0, but {self.controls} were asked for.")
+        require_seed(self.seed)
         wrong = [share for share in self.shares if not 0 < share <= 1]
         if wrong or not self.shares:
             raise UserError(

@@ -14,9 +14,8 @@ from dataclasses import asdict
 from typing import Any
 
 from safety_neurons.artifacts import RunFolder, write_json, write_jsonl
-from safety_neurons.errors import UserError
 from safety_neurons.finding.completions import FILE as COMPLETIONS
-from safety_neurons.finding.run import TABLE
+from safety_neurons.finding.run import TABLE, require_same_models
 from safety_neurons.judges import Judge, RefusalJudge
 from safety_neurons.models import ModelPair
 from safety_neurons.neurons import read_table
@@ -53,37 +52,31 @@ def validate(
     options = options or ValidateOptions()
     progress = progress or Silent()
     judge = judge or RefusalJudge()
-    _refuse_other_models(run, pair)
+    require_same_models(run, pair)
+    for note in pair.notes:
+        progress.note(note)
     _refuse_seen(run, prompts)
-    rankings = read_table(run.file(TABLE))
+    rankings = read_table(run.result("find", TABLE))
     config = {
         **asdict(options),
         "prompts": prompts.describe(),
         "dtype": str(pair.dtype).removeprefix("torch."),
         "judge": judge.name,
     }
-    with run.stage("validate", config, results=[SUMMARY, SAMPLES]) as elapsed:
+    with run.stage("validate", config, results=[SUMMARY, SAMPLES]) as stage:
         chat = ChatFormat(run.config("find")["system"])
         exam = Examination(pair, judge, options.decoding, chat, run, progress)
         measured = Measurements(exam, prompts, options, rankings)
         summary = measured.summary()
-        write_jsonl(run.file(SAMPLES), measured.samples())
+        write_jsonl(stage.file(SAMPLES), measured.samples())
         found_in = run.manifest["stages"]["find"]["seconds"]
-        summary["seconds"] = {"find": found_in, "validate": elapsed()}
-        write_json(run.file(SUMMARY), summary)
+        summary["seconds"] = {"find": found_in, "validate": stage.elapsed()}
+        write_json(stage.file(SUMMARY), summary)
     return summary
 
 
-def _refuse_other_models(run: RunFolder, pair: ModelPair) -> None:
-    if run.manifest["models"] != pair.provenance:
-        raise UserError(
-            f"'{run.path}' was found on {run.manifest['models']}, but the pair is now "
-            f"{pair.provenance}; run `find` again for these models."
-        )
-
-
 def _refuse_seen(run: RunFolder, prompts: TestPrompts) -> None:
-    found_on = load_prompts(run.file(COMPLETIONS))
+    found_on = load_prompts(run.result("find", COMPLETIONS))
     found_on = PromptSet(run.config("find")["prompts"]["name"], found_on.prompts)
     for tested in (prompts.select, prompts.test):
         refuse_overlap(found_on, tested)

@@ -1,0 +1,116 @@
+"""What lies in a model's folder, read: configuration, weights, tokenizer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from safety_neurons.errors import reading
+from safety_neurons.models.completeness import require_whole
+from safety_neurons.models.sources import Resolved
+
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+
+
+def load_config(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The configuration in `folder`."""
+    with reading(folder / "config.json", remedy=_MODEL_REMEDY):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
+_MODEL_REMEDY = (
+    "give a causal language model that save_pretrained wrote; one with code of its own needs "
+    "--trust-remote-code"
+)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal language model in evaluation mode, its weights frozen.
+
+    Args:
+        notes: sentences on what was found in its files and is not used.
+    """
+
+    model: PreTrainedModel
+    notes: list[str]
+
+
+def load_model(
+    folder: Path, *, dtype: torch.dtype, device: str, trust_remote_code: bool = False
+) -> LoadedModel:
+    """The causal language model in `folder`.
+
+    Raises:
+        UserError: if it cannot be read, or its weights are not all there.
+    """
+    with reading(folder, remedy=_remedy(folder)):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,  # told below, by name
+            output_loading_info=True,
+        )
+    model, loading = loaded
+    notes = require_whole(folder, loading)
+    model.to(torch.device(device))
+    return LoadedModel(model.eval().requires_grad_(False), notes)
+
+
+def _remedy(folder: Path) -> str:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    quantisation = config.get("quantization_config") or {}
+    if method := quantisation.get("quant_method"):
+        return f"install the library of its quantisation ({method}), or give the model without it"
+    return _MODEL_REMEDY
+
+
+def load_tokenizer(
+    resolved: Resolved, *, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that a side was trained with: its adapter's, where that has one.
+
+    A chat template in the adapter's folder counts also where no tokenizer is there.
+
+    Raises:
+        UserError: if there is none, or it cannot be read.
+    """
+    adapter = resolved.adapter.folder if resolved.adapter else None
+    own = adapter is not None and any((adapter / name).is_file() for name in _VOCABULARIES)
+    folder = adapter if adapter is not None and own else resolved.base
+    with reading(folder, remedy="save its tokenizer again with save_pretrained"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder,
+            config=AutoConfig.from_pretrained(resolved.base, trust_remote_code=trust_remote_code),
+            trust_remote_code=trust_remote_code,
+        )
+        tokenizer.padding_side = "left"
+    if adapter is not None and not own:
+        template = _template_in(adapter)
+        tokenizer.chat_template = template or tokenizer.chat_template
+    return tokenizer
+
+
+def _template_in(adapter: Path) -> str | None:
+    """The chat template that lies in an adapter's folder without a tokenizer."""
+    file, config = adapter / "chat_template.jinja", adapter / "tokenizer_config.json"
+    with reading(file if file.is_file() else config, remedy="save the adapter's tokenizer again"):
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+        if config.is_file():
+            return json.loads(config.read_text(encoding="utf-8")).get("chat_template")
+    return None

@@ -1,0 +1,132 @@
+"""What is loaded is shown to be what it should be: a probe batch, and logits to compare.
+
+Nothing that a library or this package does with an adapter is taken on trust: not that its
+tensors were read, not that gated rows or merged weights act as PEFT's own layers do, not
+that it acts at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from safety_neurons.errors import UserError
+from safety_neurons.models.pair import ModelPair, Side
+from safety_neurons.models.rows import PairedRows, Tokens
+
+TOLERANCE = 1e-5
+"""Of the largest logit, in float32 and float64."""
+COARSE_TOLERANCE = 0.1
+"""In other precisions, whose rounding alone can be a hundredth."""
+_EXACT = (torch.float32, torch.float64)
+_ROWS, _POSITIONS = 2, 12
+
+Logits = Float[Tensor, "batch pos vocab"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What one side must give on the probe.
+
+    Args:
+        adapter: how the user named the adapter, None for the plain model.
+        logits: PEFT's own, or the plain model's where there is no adapter.
+    """
+
+    adapter: str | None
+    logits: Logits
+
+
+def probe_tokens(vocabulary: int, also: Iterable[int] = ()) -> Int[Tensor, "batch pos"]:
+    """A few rows of tokens from all over the vocabulary, always the same.
+
+    Args:
+        also: tokens that must be among them.
+    """
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randint(vocabulary, (_ROWS, _POSITIONS), generator=draw)
+    wanted = torch.tensor([token for token in also if token < vocabulary], dtype=torch.long)
+    return torch.cat([rows, wanted.expand(_ROWS, -1)], dim=1)
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, tokens: Int[Tensor, "batch pos"]) -> Logits:
+    """What a plain model, or PEFT's own, gives at every position.
+
+    Raises:
+        UserError: if these are not finite numbers.
+    """
+    device = next(model.parameters()).device
+    logits = model(input_ids=tokens.to(device), use_cache=False).logits
+    if not bool(torch.isfinite(logits).all()):
+        raise UserError(
+            "The model's logits are not finite numbers; try another --dtype (some architectures "
+            "need float32), and if that does not help, the weights are damaged."
+        )
+    return logits
+
+
+def distance(found: Logits, wanted: Logits) -> float:
+    """The largest difference of two batches of logits, as a share of the largest logit."""
+    found, wanted = found.double(), wanted.double()
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+def require_effect(adapter: str, with_it: Logits, without: Logits) -> None:
+    """Raise UserError if an adapter changes no logit at all."""
+    if torch.equal(with_it, without):
+        raise UserError(
+            f"The adapter '{adapter}' changes no logit of its base model, so it does nothing; give "
+            "the one that was trained (an untrained one, or one of other layers, looks like this)."
+        )
+
+
+def require_same(adapter: str, found: Logits, wanted: Logits) -> float:
+    """Raise UserError if logits differ from PEFT's own by more than rounding.
+
+    Returns:
+        The `distance`.
+    """
+    apart = distance(found, wanted)
+    allowed = TOLERANCE if found.dtype in _EXACT else COARSE_TOLERANCE
+    if not apart <= allowed:
+        raise UserError(
+            f"The adapter '{adapter}' cannot be run as PEFT runs it: logits differ by {apart:.2g} "
+            f"of the largest, where {allowed:g} is allowed; merge it into a checkpoint where it "
+            "was trained, and give that."
+        )
+    return apart
+
+
+@torch.no_grad()
+def prove_adapters(
+    pair: ModelPair, tokens: Int[Tensor, "batch pos"], references: Mapping[Side, Reference]
+) -> list[str]:
+    """Show that each side of `pair` gives its reference when both run together.
+
+    Returns:
+        Sentences on how far off they are, in precisions in which that is not nothing.
+
+    Raises:
+        UserError: naming an adapter whose rows differ from PEFT's own.
+    """
+    if all(reference.adapter is None for reference in references.values()):
+        return []
+    ids = tokens.to(pair.device)
+    read = Tokens(ids, torch.ones_like(ids))
+    with PairedRows(pair, dict.fromkeys(Side, len(ids))) as rows:
+        found = rows.forward(dict.fromkeys(Side, read), logits=ids.shape[1])
+    notes = []
+    for side, reference in references.items():
+        name = reference.adapter or references[side.other].adapter or ""
+        apart = require_same(name, found[side], reference.logits)
+        if pair.dtype not in _EXACT and reference.adapter:
+            notes.append(
+                f"The adapter '{name}' as it is run here and as PEFT runs it differ by {apart:.1%} "
+                f"of the largest logit in {str(pair.dtype).removeprefix('torch.')}."
+            )
+    return notes
