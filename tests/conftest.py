@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 
+from tests.commands import prompt_file
 from tests.tiny import Zoo
 
 
@@ -42,3 +43,53 @@ def _softmax_in_float64():
 def zoo(tmp_path_factory) -> Zoo:
     """Tiny checkpoints, adapters and pairs, made on first use and kept for the session."""
     return Zoo(tmp_path_factory.mktemp("zoo"))
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("prompts")
+    return {
+        "find": prompt_file(folder / "find.jsonl", 9, start=0),
+        "test": prompt_file(folder / "test.jsonl", 12, start=11),
+        "harmless": prompt_file(folder / "harmless.jsonl", 5, start=23),
+        "borderline": prompt_file(folder / "borderline.jsonl", 4, start=37),
+    }
+
+
+@pytest.fixture
+def find_arguments(zoo, files) -> list[object]:
+    return [
+        "find",
+        "--aligned",
+        zoo.source("llama", "ia3"),
+        "--unaligned",
+        zoo.source("llama", None),
+        "--prompts",
+        files["find"],
+        "--max-new-tokens",
+        4,
+        "--batch-size",
+        4,
+        "--device",
+        "cpu",
+    ]
+
+
+@pytest.fixture
+def validate_arguments(files) -> list[object]:
+    return [
+        "--prompts",
+        files["test"],
+        "--harmless",
+        files["harmless"],
+        "--borderline",
+        files["borderline"],
+        "--shares",
+        "0.05,0.5",
+        "--max-new-tokens",
+        4,
+        "--dtype",
+        "float32",
+        "--device",
+        "cpu",
+    ]

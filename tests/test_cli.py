@@ -5,96 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
-from pathlib import Path
 
 import pyarrow.parquet as parquet
 import pytest
 import torch
 import typer
 from safetensors import SafetensorError
-from typer.testing import CliRunner
 
-from safety_neurons.cli import app
 from safety_neurons.cli.errors import explained
-from safety_neurons.progress import Silent
+from tests.commands import WORDS, Interrupting, invoke, refused, replaced
 from tests.tiny import LAYERS, random_model, save, tokenizer
-
-WORDS = [f"w{i}" for i in range(7, 80)]
-
-
-def prompt_file(path: Path, n: int, start: int = 0) -> str:
-    """Prompts of four words that no two files with other starts share."""
-    rows = []
-    for i in range(n):
-        words = [WORDS[(start + 5 * i + j * (start + 3)) % len(WORDS)] for j in range(6)]
-        rows.append({"prompt": " ".join(words), "text": " ".join(words)})
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def invoke(*arguments: object):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
-
-
-def refused(result, *parts: str) -> None:
-    """Exit code 2, one sentence with all `parts`, no traceback."""
-    output = result.output
-    assert result.exit_code == 2, output
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    assert "Traceback" not in output
-    flat = " ".join(output.split())
-    for part in parts:
-        assert part in flat, flat
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("prompts")
-    return {
-        "find": prompt_file(folder / "find.jsonl", 9, start=0),
-        "test": prompt_file(folder / "test.jsonl", 12, start=11),
-        "harmless": prompt_file(folder / "harmless.jsonl", 5, start=23),
-        "borderline": prompt_file(folder / "borderline.jsonl", 4, start=37),
-    }
-
-
-@pytest.fixture
-def find_arguments(zoo, files) -> list[object]:
-    return [
-        "find",
-        "--aligned",
-        zoo.source("llama", "ia3"),
-        "--unaligned",
-        zoo.source("llama", None),
-        "--prompts",
-        files["find"],
-        "--max-new-tokens",
-        4,
-        "--batch-size",
-        4,
-        "--device",
-        "cpu",
-    ]
-
-
-@pytest.fixture
-def validate_arguments(files) -> list[object]:
-    return [
-        "--prompts",
-        files["test"],
-        "--harmless",
-        files["harmless"],
-        "--borderline",
-        files["borderline"],
-        "--shares",
-        "0.05,0.5",
-        "--max-new-tokens",
-        4,
-        "--dtype",
-        "float32",
-        "--device",
-        "cpu",
-    ]
 
 
 def test_the_whole_job_on_a_tiny_pair(find_arguments, validate_arguments, files, tmp_path):
@@ -146,19 +66,6 @@ def test_the_whole_job_on_a_tiny_pair(find_arguments, validate_arguments, files,
     assert invoke("judge", out, judged).exit_code == 0
     verdicts = [json.loads(line)["verdict"] for line in judged.read_text().splitlines()]
     assert set(verdicts) <= {"refusal", "partial", "compliance", "unscored"}
-
-
-class Interrupting(Silent):
-    """Ctrl-C in the middle of the loop whose label starts with `at`."""
-
-    def __init__(self, at: str, after: int = 1) -> None:
-        self.at, self.after = at, after
-
-    def track(self, items, label, *, done=0):
-        for i, item in enumerate(items):
-            if label.startswith(self.at) and i == self.after:
-                raise KeyboardInterrupt
-            yield item
 
 
 @pytest.mark.parametrize("where", ["Answers", "Contrasting", "Attributing"])
@@ -224,12 +131,6 @@ def test_what_a_user_cannot_mend_is_not_hidden():
 
     with pytest.raises(SafetensorError, match="a defect"):
         command()
-
-
-def replaced(arguments: list[object], option: str, value: object) -> list[object]:
-    changed = list(arguments)
-    changed[changed.index(option) + 1] = value
-    return changed
 
 
 def test_wrong_files(find_arguments, tmp_path):

@@ -98,6 +98,7 @@ _GATED_PARTS = {
     "attention": ("q_proj", "v_proj", "o_proj"),
     "kv": ("k_proj", "v_proj"),
     "head": "lm_head",
+    "embed": "embed_tokens",
 }
 PARTS: dict[str, dict] = {
     **dict.fromkeys(GATED, _GATED_PARTS),
@@ -109,6 +110,7 @@ PARTS: dict[str, dict] = {
         "attention": ("attn.c_attn", "attn.c_proj"),
         "kv": ("attn.c_attn",),
         "head": "lm_head",
+        "embed": "wte",
     },
     "gpt_neox": {
         "layer": "gpt_neox.layers.{}",
@@ -117,6 +119,7 @@ PARTS: dict[str, dict] = {
         "attention": ("attention.query_key_value", "attention.dense"),
         "kv": ("attention.query_key_value",),
         "head": "embed_out",
+        "embed": "embed_in",
     },
 }
 
@@ -245,7 +248,18 @@ def adapter_config(architecture: str, kind: str) -> LoraConfig | IA3Config:
         "ia3-head": lambda: IA3Config(
             target_modules=[down], feedforward_modules=[down], modules_to_save=[parts["head"]]
         ),
+        "ia3-lm-head": lambda: IA3Config(
+            target_modules=[down, parts["head"]], feedforward_modules=[down]
+        ),
+        "ia3-into-lm-head": lambda: IA3Config(
+            target_modules=[down, parts["head"]], feedforward_modules=[down, parts["head"]]
+        ),
         "lora": lambda: LoraConfig(**rank, target_modules=everything, lora_dropout=0.5),
+        "lora-lm-head": lambda: LoraConfig(**rank, target_modules=[parts["head"]]),
+        "lora-embed": lambda: LoraConfig(**rank, target_modules=[parts["embed"]]),
+        "lora-embed-lm-head": lambda: LoraConfig(
+            **rank, target_modules=[*everything, parts["embed"], parts["head"]]
+        ),
         "lora-rs": lambda: LoraConfig(**rank, target_modules=everything, use_rslora=True),
         "lora-head": lambda: LoraConfig(
             **rank, target_modules=everything, modules_to_save=[parts["head"]]
@@ -275,7 +289,8 @@ def save_adapter(base: Path, architecture: str, kind: str, folder: Path, seed: i
                 parameter.copy_(0.3 * torch.randn_like(parameter))
             elif "modules_to_save" in name or (kind == "lora-bias" and name.endswith("bias")):
                 parameter += 0.3 * torch.randn_like(parameter)
-    model.save_pretrained(folder)
+    # By default PEFT writes the base's embeddings, too, where an adapter is on them.
+    model.save_pretrained(folder, save_embedding_layers=False)
 
 
 def prompts(lengths: Sequence[int] = (7, 2, 10), seed: int = 0) -> list[list[int]]:

@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-
 EXIT_MISTAKE = 2
 """The command line's exit code for what the user can put right."""
 EXIT_STOPPED = 130

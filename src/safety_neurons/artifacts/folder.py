@@ -33,6 +33,9 @@ from safety_neurons.errors import UserError, reading
 FORMAT = 2
 """1: without digests of results and of the models' files; it still opens and reports."""
 
+DAMAGED = "the run is damaged, so remove its folder and make it again"
+"""The remedy for a manifest that cannot be read."""
+
 _MANIFEST, _LOCK = "manifest.json", ".lock"
 
 
@@ -93,6 +96,10 @@ class RunFolder:
     def file(self, name: str) -> Path:
         return self.path / name
 
+    @property
+    def manifest_file(self) -> Path:
+        return self.path / _MANIFEST
+
     def state(self, name: str) -> Path:
         """A file that only serves resuming."""
         file = self.path / "state" / name
@@ -107,8 +114,8 @@ class RunFolder:
             UserError: if another command does now.
         """
         with self._alone():
-            if self._lock.lock_counter == 1 and self.file(_MANIFEST).is_file():
-                self.manifest = _read_manifest(self.file(_MANIFEST))
+            if self._lock.lock_counter == 1 and self.manifest_file.is_file():
+                self.manifest = _read_manifest(self.manifest_file)
             yield
 
     @contextlib.contextmanager
@@ -133,10 +140,7 @@ class RunFolder:
         """
         fact = self.manifest.get(name)
         if not isinstance(fact, dict):
-            raise UserError(
-                f"'{self.file(_MANIFEST)}' has no '{name}'; it is damaged, so remove the folder "
-                "and run again."
-            )
+            raise UserError(f"'{self.manifest_file}' has no '{name}'; {DAMAGED}.")
         return fact
 
     def record(self, **facts: Any) -> None:
@@ -244,7 +248,7 @@ class RunFolder:
         return self.manifest["stages"].get(stage, {})
 
     def _write_manifest(self) -> None:
-        write_json(self.file(_MANIFEST), self.manifest)
+        write_json(self.manifest_file, self.manifest)
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -258,7 +262,7 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _read_manifest(file: Path) -> dict[str, Any]:
-    with reading(file, remedy="remove the folder and run again"):
+    with reading(file, remedy=DAMAGED):
         manifest = json.loads(file.read_text(encoding="utf-8"))
         if manifest["format"] > FORMAT:
             raise UserError(

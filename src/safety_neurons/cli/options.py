@@ -131,12 +131,13 @@ def load_pair_of(run: RunFolder, *, dtype: str, device: str | None) -> ModelPair
     Raises:
         UserError: if any file that decides what the models do has changed.
     """
+    from safety_neurons.artifacts.folder import DAMAGED
     from safety_neurons.errors import reading
     from safety_neurons.finding.run import require_same_models
     from safety_neurons.models import Source
 
     models, loading = run.fact("models"), run.fact("loading")
-    with reading(run.file("manifest.json"), remedy="remove the folder and run again"):
+    with reading(run.manifest_file, remedy=DAMAGED):
         aligned, unaligned = (
             Source(**models[side]["location"])
             if "location" in models[side]

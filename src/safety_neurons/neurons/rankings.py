@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from safety_neurons.errors import UserError
+from safety_neurons.errors import UserError, reading
 from safety_neurons.models import NeuronLayout
 from safety_neurons.neurons.sets import NeuronSet
 
@@ -106,14 +106,27 @@ def write_table(
 
 
 def read_table(path: Path) -> dict[RankingName, Ranking]:
-    """The rankings of a `neurons.parquet`, the primary one first."""
-    table = parquet.read_table(path)
-    layers = torch.from_numpy(table["layer"].to_numpy().copy()).long()
-    layout = NeuronLayout(tuple(torch.bincount(layers).tolist()))
-    names = [RankingName(n) for n in table.schema.metadata[b"rankings"].decode().split(",")]
-    return {
-        name: Ranking(
-            name, torch.from_numpy(table[f"score_{name.column}"].to_numpy().copy()), layout
+    """The rankings of a `neurons.parquet`, the primary one first.
+
+    Raises:
+        UserError: if the file is damaged, or not every neuron stands in it once, in order.
+    """
+    with reading(path, remedy="run `safety-neurons find` again"):
+        table = parquet.read_table(path)
+        layers = torch.from_numpy(table["layer"].to_numpy().copy()).long()
+        layout = NeuronLayout(tuple(torch.bincount(layers).tolist()))
+        flat = torch.arange(layout.total)
+        neurons = torch.from_numpy(table["neuron"].to_numpy().copy()).long()
+        in_order = torch.equal(layers, layout.layers_of(flat)) and torch.equal(
+            neurons, layout.neurons_of(flat)
         )
-        for name in names
-    }
+        names = [RankingName(n) for n in table.schema.metadata[b"rankings"].decode().split(",")]
+        scores = {
+            name: torch.from_numpy(table[f"score_{name.column}"].to_numpy().copy())
+            for name in names
+        }
+    if not in_order:
+        raise UserError(
+            f"'{path}' does not hold every neuron once, in order; run `safety-neurons find` again."
+        )
+    return {name: Ranking(name, scores[name], layout) for name in names}

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from safety_neurons.errors import UserError
+from safety_neurons.errors import UserError, reading
 from safety_neurons.models import NeuronLayout
 
 
@@ -122,12 +122,16 @@ class NeuronSet:
 
     @classmethod
     def load(cls, path: str | Path) -> NeuronSet:
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: if there is no such file, or it is damaged or something else.
+        """
         if not Path(path).is_file():
             raise UserError(f"The neuron set '{path}' does not exist; check the path.")
-        with safe_open(path, "pt") as file:
+        with reading(path, remedy="save the set again"), safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != "safety-neurons/neuron-set/1":
                 raise UserError(f"'{path}' is no neuron set written by this package.")
             layout = NeuronLayout(tuple(json.loads(metadata["widths"])))
-            return cls(file.get_tensor("flat"), layout, json.loads(metadata["provenance"]))
+            return cls.of(file.get_tensor("flat"), layout, **json.loads(metadata["provenance"]))

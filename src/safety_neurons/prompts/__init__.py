@@ -2,20 +2,26 @@
 
 from safety_neurons.prompts.builtin import Kind, Split, builtin
 from safety_neurons.prompts.chat import ChatFormat, decode_text, encode_all
+from safety_neurons.prompts.files import read_rows
 from safety_neurons.prompts.overlap import near_duplicates, refuse_overlap
-from safety_neurons.prompts.sets import Prompt, PromptSet, load_prompts, read_rows
+from safety_neurons.prompts.reasoning import ReasonedAnswer, split_reasoning
+from safety_neurons.prompts.sets import Prompt, PromptSet, load_prompts, prompts_of, splits_of
 
 __all__ = [
     "ChatFormat",
     "Kind",
     "Prompt",
     "PromptSet",
+    "ReasonedAnswer",
     "Split",
     "builtin",
     "decode_text",
     "encode_all",
     "load_prompts",
     "near_duplicates",
+    "prompts_of",
     "read_rows",
     "refuse_overlap",
+    "split_reasoning",
+    "splits_of",
 ]

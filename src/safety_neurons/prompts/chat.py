@@ -1,15 +1,25 @@
-"""Prompts as the tokens that a model reads: its own chat template, one BOS at most."""
+"""Prompts as the tokens that a model reads: its own chat template, one BOS at most.
+
+A template is a program that came with a model. It may refuse a message, drop it or change
+it, so that what it gives is compared with what was asked.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from safety_neurons.errors import UserError
+from safety_neurons.errors import UserError, reason_of
+from safety_neurons.prompts import template
+from safety_neurons.prompts.reasoning import MARKERS, left_open
 from safety_neurons.prompts.sets import PromptSet
+
+EXAMPLE = "PROMPT"
+"""Stands for any prompt, to see what the template writes around it."""
 
 
 @dataclass(frozen=True)
@@ -18,37 +28,139 @@ class ChatFormat:
 
     Args:
         system: a system prompt; None leaves it to the template, which may add its own.
+        template_args: further arguments of the template, such as `enable_thinking`.
     """
 
     system: str | None = None
+    template_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
-    def render(self, tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-        """The text that stands before the completion."""
-        if not tokenizer.chat_template:
+    def __post_init__(self) -> None:
+        template.require_text(self.system or "", "The system prompt")
+        template.require_arguments(self.template_args)
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> ChatFormat:
+        """The format of a run, from the options of its `find`; old ones have no arguments."""
+        return cls(config.get("system"), config.get("template_args") or {})
+
+    def render(
+        self, tokenizer: PreTrainedTokenizerBase, text: str, *, named: str = "the prompt"
+    ) -> str:
+        """The text that stands before the completion.
+
+        Args:
+            named: what errors call the prompt.
+
+        Raises:
+            UserError: if the template raises, or gives the prompt or the system prompt in other
+                words or not at all.
+        """
+        if template.template_of(tokenizer) is None:
             return text if self.system is None else f"{self.system}\n\n{text}"
-        messages = [{"role": "user", "content": text}]
-        if self.system is not None:
-            messages.insert(0, {"role": "system", "content": self.system})
-        rendered = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
-        return str(rendered)
+        rendered = self._applied(tokenizer, text, named)
+        if text.strip() not in rendered:
+            raise UserError(
+                f"The chat template does not give the text of {named} as it is written; "
+                f"{template.REMEDY}."
+            )
+        if (self.system or "").strip() not in rendered:
+            raise UserError(
+                "The chat template does not give the system prompt as it is written; leave "
+                "--system out, or write its text into the prompts."
+            )
+        return rendered
 
-    def encode(self, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-        """Token ids of the rendered prompt; a template writes its own BOS, so none is added."""
-        rendered = self.render(tokenizer, text)
-        return tokenizer(rendered, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+    def _applied(self, tokenizer: PreTrainedTokenizerBase, text: str, named: str) -> str:
+        try:
+            return _apply(tokenizer, self.system, text, self.template_args)
+        except MemoryError:
+            raise
+        except Exception as error:  # a template may raise anything
+            blame, remedy = self._blamed(tokenizer, text, named)
+            raise UserError(
+                f"The chat template refuses {blame} ({reason_of(error)}); {remedy}."
+            ) from error
 
-    def describe(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, str | None]:
-        """For the manifest: the template's hash, the system prompt, an example."""
-        template = tokenizer.chat_template
+    def _blamed(
+        self, tokenizer: PreTrainedTokenizerBase, text: str, named: str
+    ) -> tuple[str, str]:
+        """What the template refuses, found by leaving one thing out at a time; the remedy."""
+        if self.system is not None and _applies(tokenizer, None, text, self.template_args):
+            return "the system prompt", "leave --system out, or write its text into the prompts"
+        if self.template_args and _applies(tokenizer, self.system, text, {}):
+            return f"{dict(self.template_args)}", "give other values with --template-arg"
+        return named, template.REMEDY
+
+    def encode(
+        self, tokenizer: PreTrainedTokenizerBase, text: str, *, named: str = "the prompt"
+    ) -> list[int]:
+        """Token ids of the rendered prompt; a template writes its own BOS, so none is added.
+
+        Raises:
+            UserError: as `render`, and if there is no token.
+        """
+        template.require_text(text, f"The text of {named}")
+        rendered = self.render(tokenizer, text, named=named)
+        ids = tokenizer(rendered, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+        if not ids:
+            raise UserError(
+                f"The tokenizer makes no token of {named} ({text[:40]!r}); write another text."
+            )
+        return ids
+
+    def describe(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """For the manifest: the template's hash and arguments, the system prompt, an example.
+
+        Raises:
+            UserError: if the template takes no prompt in this format, or does not read one of
+                the arguments.
+        """
+        written = template.template_of(tokenizer)
+        template.require_read(written, self.template_args)
         return {
-            "template_sha256": hashlib.sha256(template.encode()).hexdigest()[:16]
-            if template
+            "template_sha256": hashlib.sha256(written.encode()).hexdigest()[:16]
+            if written
             else None,
             "system_prompt": self.system,
-            "example": self.render(tokenizer, "PROMPT"),
+            "template_args": dict(self.template_args),
+            "example": self.render(tokenizer, EXAMPLE, named="a prompt"),
         }
+
+    def opened(self, tokenizer: PreTrainedTokenizerBase) -> str | None:
+        """The opening marker of a reasoning that the prompt ends in, so that completions lack it.
+
+        Only what the template writes behind the user's text counts.
+        """
+        _, _, behind = self.render(tokenizer, EXAMPLE, named="a prompt").rpartition(EXAMPLE)
+        return left_open(behind)
+
+
+def _apply(
+    tokenizer: PreTrainedTokenizerBase,
+    system: str | None,
+    text: str,
+    arguments: Mapping[str, Any],
+) -> str:
+    messages = [{"role": "user", "content": text}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    rendered = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, **arguments
+    )
+    return str(rendered)
+
+
+def _applies(
+    tokenizer: PreTrainedTokenizerBase,
+    system: str | None,
+    text: str,
+    arguments: Mapping[str, Any],
+) -> bool:
+    try:
+        _apply(tokenizer, system, text, arguments)
+    except Exception:
+        return False
+    return True
 
 
 def encode_all(
@@ -62,9 +174,14 @@ def encode_all(
     """Token ids of every prompt; nothing is ever cut.
 
     Raises:
-        UserError: if a prompt and its completion would not fit into the context.
+        UserError: if a prompt and its completion would not fit into the context, or the
+            template does not give a prompt as it is written.
     """
-    encoded = [chat.encode(tokenizer, text) for text in prompts.texts]
+    template.require_read(template.template_of(tokenizer), chat.template_args)
+    encoded = [
+        chat.encode(tokenizer, prompt.text, named=f"the prompt '{prompt.id}' of '{prompts.name}'")
+        for prompt in prompts
+    ]
     room = context_length - max_new_tokens
     long = [i for i, ids in enumerate(encoded) if len(ids) > room]
     if long:
@@ -77,5 +194,28 @@ def encode_all(
 
 
 def decode_text(tokenizer: PreTrainedTokenizerBase, completion: Sequence[int]) -> str:
-    """A completion as text, without special tokens."""
-    return str(tokenizer.decode(list(completion), skip_special_tokens=True)).strip()
+    """A completion as text, without special tokens except those that mark a reasoning."""
+    marks = _special_marks(tokenizer)
+    text, since = "", 0
+    for i, token in enumerate(completion):
+        if token in marks:
+            text += _plain(tokenizer, completion[since:i]) + marks[token]
+            since = i + 1
+    return (text + _plain(tokenizer, completion[since:])).strip()
+
+
+def _plain(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(tokens), skip_special_tokens=True)) if tokens else ""
+
+
+def _special_marks(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """The markers of reasoning that are one token each, which decoding would leave out."""
+    marks = [mark for pair in MARKERS for mark in pair]
+    found = dict(zip(tokenizer.convert_tokens_to_ids(marks), marks, strict=True))
+    return {
+        token: mark
+        for token, mark in found.items()
+        if token is not None
+        and tokenizer.convert_ids_to_tokens(token) == mark
+        and not _plain(tokenizer, [token])
+    }

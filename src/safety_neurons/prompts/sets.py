@@ -1,20 +1,17 @@
-"""Prompt sets: the built-in one, and any JSONL, CSV, Parquet file or Hub data set."""
+"""Prompt sets: texts in a fixed order, from rows of any file or Hub data set."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
+import math
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as parquet
 
 from safety_neurons.errors import UserError
+from safety_neurons.prompts.files import Row, read_rows
 
 
 @dataclass(frozen=True)
@@ -45,9 +42,8 @@ class PromptSet:
 
     @property
     def digest(self) -> str:
-        """First digits of the sha256 over all texts in order."""
-        joined = "\x1e".join(self.texts)
-        return hashlib.sha256(joined.encode()).hexdigest()[:16]
+        """First digits of the sha256 over all texts in order, as a JSON list."""
+        return hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()[:16]
 
     def limited(self, limit: int | None, *, seed: int = 0) -> PromptSet:
         """At most `limit` prompts, drawn with `seed`, in their old order."""
@@ -87,23 +83,29 @@ def load_prompts(
         split: keep only rows whose column `split` has this value.
 
     Raises:
-        UserError: if there is no such file or column, or nothing is left.
+        UserError: if there is no such file or column, anything in it cannot be understood, or
+            nothing is left.
     """
-    rows = list(read_rows(source))
+    return prompts_of(read_rows(source), source, column=column, split=split)
+
+
+def prompts_of(
+    rows: Sequence[Row], source: str | Path, *, column: str = "prompt", split: str | None = None
+) -> PromptSet:
+    """As `load_prompts`, from the rows of `source` when they are read already."""
+    kept = list(enumerate(rows))
     if split is not None:
-        rows = [row for row in rows if row.get("split") == split]
-    if not rows:
-        raise UserError(f"'{source}' holds no prompts; give a file with at least one row.")
-    missing = next((row for row in rows if column not in row), None)
+        kept = [(i, row) for i, row in kept if _label(row, i, "split", source) == split]
+    if not kept:
+        raise UserError(_nothing_left(rows, source, split))
+    missing = next((row for _, row in kept if column not in row), None)
     if missing is not None:
         raise UserError(
             f"'{source}' has no column '{column}' (it has {', '.join(missing)}); name it with "
             "--prompt-column."
         )
     faulty = [
-        i
-        for i, row in enumerate(rows)
-        if not isinstance(row[column], str) or not row[column].strip()
+        i for i, row in kept if not isinstance(row[column], str) or not row[column].strip()
     ]
     if faulty:
         raise UserError(
@@ -111,72 +113,41 @@ def load_prompts(
             f"{faulty[0] + 1}); fill or remove them."
         )
     prompts = (
-        Prompt(str(row.get("id", i)), row[column].strip(), row.get("category"))
-        for i, row in enumerate(rows)
+        Prompt(
+            _label(row, i, "id", source) or str(i),
+            row[column].strip(),
+            _label(row, i, "category", source),
+        )
+        for i, row in kept
     )
     return PromptSet(str(source), tuple(prompts))
 
 
-def read_rows(source: str | Path) -> Iterable[dict[str, Any]]:
-    """The rows of a data file or Hub data set, as dictionaries."""
-    if str(source).startswith("hub:"):
-        return _hub_rows(str(source)[len("hub:") :])
-    path = Path(source)
-    if not path.is_file():
-        raise UserError(f"The file '{source}' does not exist; check the path.")
-    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
-    if path.suffix not in readers:
+def splits_of(rows: Sequence[Row], source: str | Path) -> set[str]:
+    """What stands in the column `split` of the rows of `source`."""
+    labels = (_label(row, i, "split", source) for i, row in enumerate(rows))
+    return {label for label in labels if label is not None}
+
+
+def _nothing_left(rows: Sequence[Row], source: str | Path, split: str | None) -> str:
+    if not rows:
+        return f"'{source}' holds no prompts; give a file with at least one row."
+    there = ", ".join(sorted(splits_of(rows, source))) or "no splits"
+    return f"'{source}' holds no prompts of the split '{split}' (it has {there}); name another."
+
+
+def _label(row: Row, i: int, column: str, source: str | Path) -> str | None:
+    """The text in a column that names things; None for None, an empty text and NaN.
+
+    Names are compared, sorted and grouped, so that a number in one row and a text in another
+    must be of one type.
+    """
+    value = row.get(column)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, Mapping | list | tuple | set | bytes):
         raise UserError(
-            f"'{source}' is of no known kind; give a .jsonl, .csv or .parquet file, or "
-            "hub:owner/name."
+            f"Row {i + 1} of '{source}' has a {type(value).__name__} in '{column}', which names "
+            "things by a text; write a text, or rename the column."
         )
-    try:
-        return readers[path.suffix](path)
-    except (UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
-        reason = str(error).strip().splitlines()[0][:160]
-        raise UserError(
-            f"'{source}' is damaged or not in UTF-8 ({reason}); save it again."
-        ) from error
-
-
-def _jsonl_rows(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    # Not splitlines: JSON may hold other line separators unescaped.
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"Line {number} of '{path}' is not JSON ({error.msg}).") from error
-        if not isinstance(row, dict):
-            raise UserError(f"Line {number} of '{path}' is no JSON object with named columns.")
-        rows.append(row)
-    return rows
-
-
-def _csv_rows(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def _parquet_rows(path: Path) -> list[dict[str, Any]]:
-    return parquet.read_table(path).to_pylist()
-
-
-def _hub_rows(name: str) -> list[dict[str, Any]]:
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise UserError(
-            "Hub data sets need the 'datasets' package; install safety-neurons[hub-data]."
-        ) from error
-    owner_and_name, _, split = name.partition(":")
-    try:
-        return list(load_dataset(owner_and_name, split=split or "train"))
-    except Exception as error:  # datasets raises many kinds, all of them about the name or network
-        reason = str(error).strip().splitlines()[0][:160]
-        raise UserError(
-            f"The data set '{owner_and_name}' (split '{split or 'train'}') could not be loaded "
-            f"({reason}); check the name and the network."
-        ) from error
+    return str(value).strip() or None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safety_neurons.errors import reading
 from safety_neurons.judges import Verdict
 from safety_neurons.report.figures import SETTINGS
 
@@ -40,12 +41,19 @@ class Sample:
 
 
 def read_samples(path: Path) -> dict[str, tuple[Sample, ...]]:
-    """What is shown of `samples.jsonl`, by kind of prompt."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    return {
-        kind: tuple(_sample(row) for row in spread([r for r in rows if r["kind"] == kind], limit))
-        for kind, limit in SHOWN.items()
-    }
+    """What is shown of `samples.jsonl`, by kind of prompt.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    with reading(path, remedy="run `safety-neurons validate` again"):
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return {
+            kind: tuple(
+                _sample(row) for row in spread([r for r in rows if r["kind"] == kind], limit)
+            )
+            for kind, limit in SHOWN.items()
+        }
 
 
 def spread(rows: Iterable[dict[str, Any]], limit: int) -> list[dict[str, Any]]:

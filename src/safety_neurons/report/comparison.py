@@ -16,7 +16,8 @@ from typing import Any
 from markupsafe import Markup
 
 from safety_neurons.artifacts import RunFolder, write_text
-from safety_neurons.errors import UserError
+from safety_neurons.artifacts.folder import DAMAGED
+from safety_neurons.errors import UserError, reading
 from safety_neurons.finding.run import TABLE
 from safety_neurons.neurons import Ranking, RankingName, read_table
 from safety_neurons.neurons.overlap import iou, iou_by_chance, rank_correlation
@@ -50,12 +51,12 @@ class ComparedRun:
         figures = Figures.of(run)
         return cls(
             name,
-            Provenance.of(run.manifest, figures.judge).title,
+            Provenance.of_run(run, figures.judge).title,
             figures,
             verdict(figures),
             charts.curve_chart(figures),
             read_table(run.result("find", TABLE)),
-            dict(_made(run.manifest, figures.judge)),
+            _made(run, figures.judge),
         )
 
 
@@ -113,12 +114,20 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def _made(manifest: dict[str, Any], judge: str) -> Iterator[tuple[str, str]]:
+def _made(run: RunFolder, judge: str) -> dict[str, str]:
+    """How a run was made, by dotted names."""
+    with reading(run.manifest_file, remedy=DAMAGED):
+        return dict(_facts(run.manifest, judge))
+
+
+def _facts(manifest: dict[str, Any], judge: str) -> Iterator[tuple[str, str]]:
     for stage in ("find", "validate"):
         yield from flat(manifest["stages"].get(stage, {}).get("config", {}), f"{stage}: ")
     for key in ("models", "chat", "packages"):
         yield from flat(
-            {k: v for k, v in manifest.get(key, {}).items() if k != "example"}, key + "."
+            {k: v for k, v in manifest.get(key, {}).items() if k != "example"},
+            key + ".",
+            leave_out={"location"},
         )
     yield "judge", judge
     yield "commit", str(manifest.get("commit"))

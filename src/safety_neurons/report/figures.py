@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from safety_neurons.artifacts import RunFolder
+from safety_neurons.errors import reading
 from safety_neurons.report.words import bounds_of
 from safety_neurons.statistics import Interval, Rate
 from safety_neurons.validation.curve import CurvePoint, Threshold, threshold
@@ -81,8 +82,9 @@ class Figures:
             UserError: if it has no complete `find` and `validate`.
         """
         run.require("find")
-        run.require("validate")
-        return cls.from_summary(json.loads(run.file(SUMMARY).read_text(encoding="utf-8")))
+        file = run.result("validate", SUMMARY)
+        with reading(file, remedy="run `safety-neurons validate` again"):
+            return cls.from_summary(json.loads(file.read_text(encoding="utf-8")))
 
     @classmethod
     def from_summary(cls, summary: dict[str, Any]) -> Figures:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as parquet
 
+from safety_neurons.errors import reading
 from safety_neurons.neurons import Ranking, RankingName
 from safety_neurons.report.words import NOT_ENOUGH, count, number
 
@@ -43,8 +44,9 @@ class NeuronTable:
 
 def neuron_tables(path: Path, rankings: Mapping[RankingName, Ranking]) -> tuple[NeuronTable, ...]:
     """A table for each ranking, the primary one first."""
-    available = set(parquet.read_schema(path).names)
-    columns = parquet.read_table(path, columns=[c for c in _MEANS if c in available])
+    with reading(path, remedy="run `safety-neurons find` again"):
+        available = set(parquet.read_schema(path).names)
+        columns = parquet.read_table(path, columns=[c for c in _MEANS if c in available])
     means = {name: columns[name].to_pylist() for name in columns.column_names}
     return tuple(_table(name, rankings, means) for name in rankings)
 

@@ -57,6 +57,6 @@ def _html(run: RunFolder, figures: Figures) -> str:
         tables=neuron_tables(table, rankings),
         samples=answers.read_samples(run.result("validate", SAMPLES)),
         settings=[name for name in SETTINGS if name in figures.harmless],
-        provenance=Provenance.of(run.manifest, figures.judge),
+        provenance=Provenance.of_run(run, figures.judge),
         glossary=GLOSSARY,
     )

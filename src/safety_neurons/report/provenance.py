@@ -6,6 +6,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from safety_neurons.artifacts import RunFolder
+from safety_neurons.artifacts.folder import DAMAGED
+from safety_neurons.errors import reading
 from safety_neurons.report.words import NOT_ENOUGH, count, plural, seconds
 
 _STAGES = ("find", "validate")
@@ -61,6 +64,12 @@ class Provenance:
             manifest.get("chat", {}).get("example"),
         )
 
+    @classmethod
+    def of_run(cls, run: RunFolder, judge: str) -> Provenance:
+        """Raises UserError where the manifest is damaged."""
+        with reading(run.manifest_file, remedy=DAMAGED):
+            return cls.of(run.manifest, judge)
+
     @property
     def title(self) -> str:
         """Both models' names."""
@@ -76,7 +85,7 @@ def flat(
         if name in leave_out:
             continue
         if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.", leave_out)
         else:
             listed = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
             yield f"{prefix}{name}".replace("_", " "), "none" if listed is None else str(listed)
@@ -127,4 +136,5 @@ def _facts(manifest: Mapping[str, Any], judge: str) -> Iterator[tuple[str, str]]
     yield "Python", manifest.get("python", "not recorded")
     yield "Machine", manifest.get("machine", "not recorded")
     yield "Commit of safety-neurons", manifest.get("commit") or "installed package, no commit"
+    yield from (("Found while loading", note) for note in manifest.get("notes", ()))
     yield "Begun", manifest.get("created", "not recorded")

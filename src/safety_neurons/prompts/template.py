@@ -1,0 +1,118 @@
+"""A tokenizer's chat template: which one counts, what it reads, and which arguments it takes."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import meta, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from transformers import PreTrainedTokenizerBase
+
+from safety_neurons.errors import UserError, reading, reason_of
+
+WHAT = "the chat template"
+REMEDY = "mend it, or take the other model's with --template-from"
+
+RESERVED = frozenset(
+    {
+        *inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters,
+        *PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES,
+        *("messages", "raise_exception", "strftime_now", "namespace", "dict"),
+    }
+)
+"""Names that the chat or transformers itself gives to a template."""
+
+
+class _Generation(Extension):
+    """Lets `{% generation %}` pass, which only training reads."""
+
+    tags = frozenset({"generation"})
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def template_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The template that chats are rendered with, None without one.
+
+    Raises:
+        UserError: if there are several and none is the default.
+    """
+    if not tokenizer.chat_template:
+        return None
+    with reading(WHAT, remedy=REMEDY):
+        return tokenizer.get_chat_template()
+
+
+def variables_of(template: str) -> set[str]:
+    """The names that a template takes from outside, except those that are always given.
+
+    Raises:
+        UserError: if it is not written as a template.
+    """
+    environment = ImmutableSandboxedEnvironment(extensions=[_Generation, "jinja2.ext.loopcontrols"])
+    with reading(WHAT, remedy=REMEDY):
+        return meta.find_undeclared_variables(environment.parse(template)) - RESERVED
+
+
+def require_arguments(arguments: Mapping[str, Any]) -> None:
+    """Demand arguments that may be given to a template and kept in a manifest.
+
+    Raises:
+        UserError: naming the first that is neither.
+    """
+    for name, value in arguments.items():
+        if name in RESERVED:
+            raise UserError(f"The template argument '{name}' is given by the chat; leave it out.")
+        if not name.isidentifier():
+            raise UserError(f"'{name}' is no name of a template argument; write NAME=VALUE.")
+        if not _is_plain(value):
+            raise UserError(
+                f"The template argument '{name}' has the value {value!r}, which JSON cannot keep; "
+                "give true or false, a number, a text, a list or an object of these."
+            )
+
+
+def require_read(template: str | None, arguments: Mapping[str, Any]) -> None:
+    """Demand that the template reads each argument: any other would do nothing.
+
+    Raises:
+        UserError: naming those that it does not read.
+    """
+    if not arguments:
+        return
+    if template is None:
+        raise UserError("The tokenizer has no chat template; leave out --template-arg.")
+    known = variables_of(template)
+    unread = [name for name in arguments if name not in known]
+    if unread:
+        raise UserError(
+            f"The chat template does not read {', '.join(unread)} (it reads "
+            f"{', '.join(sorted(known)) or 'no arguments'}); mend or leave out --template-arg."
+        )
+
+
+def require_text(text: str, what: str) -> None:
+    """Raise UserError for half of a surrogate pair, which no tokenizer and no file takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{what} is not Unicode text ({reason_of(error)}); write it in UTF-8."
+        ) from error
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON gives `value` back as it was."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text.encode()
+        return bool(json.loads(text) == value)
+    except (TypeError, ValueError, RecursionError):
+        return False
