@@ -118,7 +118,7 @@ PARTS: dict[str, dict] = {
         "into": ("mlp.dense_h_to_4h",),
         "attention": ("attention.query_key_value", "attention.dense"),
         "kv": ("attention.query_key_value",),
-        "head": "embed_out",
+        "head": "lm_head",
         "embed": "embed_in",
     },
 }

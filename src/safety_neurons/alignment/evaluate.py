@@ -7,10 +7,10 @@ from typing import Any
 
 from safety_neurons.artifacts import write_json
 from safety_neurons.generation import Decoding, Setting, answer, encode_prompts, texts_of
-from safety_neurons.judges import RefusalJudge, Verdict
+from safety_neurons.judges import RefusalJudge, Verdict, verdicts_on
 from safety_neurons.models import ModelPair, Side
 from safety_neurons.progress import Progress
-from safety_neurons.prompts import Kind, Split, builtin
+from safety_neurons.prompts import ChatFormat, Kind, Split, builtin
 from safety_neurons.statistics import rate
 
 
@@ -18,19 +18,19 @@ def evaluate(
     pair: ModelPair, adapter: Path, *, limit: int | None = None, progress: Progress | None = None
 ) -> dict[str, dict[str, Any]]:
     """Refusal rates of both sides on the split `select`, written to `adapter/evaluation.json`."""
-    judge = RefusalJudge()
+    judge, chat = RefusalJudge(), ChatFormat()
     decoding = Decoding()
     rates = {}
     for kind in Kind:
         prompts = builtin(kind, Split.SELECT).limited(limit)
-        encoded = encode_prompts(pair, prompts, decoding)
+        encoded = encode_prompts(pair, prompts, decoding, chat)
         for side in Side:
             label = f"{side}, {kind}"
             (answers,) = answer(
                 pair, encoded, [Setting(side)], decoding, progress=progress, label=label
             )
-            responses = texts_of(pair, answers)
-            verdicts = judge(prompts.texts, responses)
+            responses = texts_of(pair, answers, chat)
+            verdicts = verdicts_on(judge, prompts.texts, responses)
             measured = rate(
                 verdicts.count(Verdict.REFUSAL), len(verdicts), verdicts.count(Verdict.UNSCORED)
             )

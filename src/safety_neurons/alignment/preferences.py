@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from safety_neurons.alignment.refusals import compose
+from safety_neurons.errors import UserError
 from safety_neurons.generation import (
     UNALIGNED,
     Completion,
@@ -20,10 +21,10 @@ from safety_neurons.generation import (
     encode_prompts,
     texts_of,
 )
-from safety_neurons.judges import RefusalJudge, Verdict
+from safety_neurons.judges import RefusalJudge, Verdict, unfinished, verdicts_on
 from safety_neurons.models import ModelPair
 from safety_neurons.progress import Progress
-from safety_neurons.prompts import PromptSet
+from safety_neurons.prompts import ChatFormat, PromptSet
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,29 @@ class OwnAnswers:
     prompts: PromptSet
     encoded: list[list[int]]
     answers: list[Completion]
+    texts: list[str]
 
 
 def own_answers(
     pair: ModelPair, prompts: PromptSet, decoding: Decoding, progress: Progress
 ) -> OwnAnswers:
-    """Greedy answers of the unaligned side to `prompts`."""
-    encoded = encode_prompts(pair, prompts, decoding)
+    """Greedy answers of the unaligned side to `prompts`.
+
+    Raises:
+        UserError: if most of them end inside a reasoning, so that nothing is known of them.
+    """
+    chat = ChatFormat()
+    encoded = encode_prompts(pair, prompts, decoding, chat)
     (answers,) = answer(
         pair, encoded, [UNALIGNED], decoding, progress=progress, label=f"Own ({prompts.name})"
     )
-    return OwnAnswers(prompts, encoded, answers)
+    texts = texts_of(pair, answers, chat)
+    if 2 * unfinished(texts) > len(texts):
+        raise UserError(
+            f"{unfinished(texts)} of {len(texts)} own answers end inside their reasoning after "
+            f"{decoding.max_new_tokens} tokens; align a model that answers without it."
+        )
+    return OwnAnswers(prompts, encoded, answers, texts)
 
 
 def refuse_harmful(
@@ -81,8 +94,7 @@ def keep_answers(
 
 def _judged(own: OwnAnswers, pair: ModelPair) -> Iterable[tuple]:
     """Each prompt, its token ids, the own answer, and the verdict on it."""
-    texts = texts_of(pair, own.answers)
-    verdicts = RefusalJudge()(own.prompts.texts, texts)
+    verdicts = verdicts_on(RefusalJudge(), own.prompts.texts, own.texts)
     return zip(own.prompts, own.encoded, own.answers, verdicts, strict=True)
 
 

@@ -29,6 +29,7 @@ def command(
     device: o.Device = None,
     batch_size: o.BatchSize = 32,
     system: o.System = None,
+    template_arg: o.TemplateArgs = None,
     template_from: o.TemplateFrom = None,
     trust_remote_code: o.TrustRemoteCode = False,
 ) -> None:
@@ -38,7 +39,7 @@ def command(
 
     require_place(out, folder=True)
     asked = harmful_prompts(prompts, prompt_column, limit, seed)
-    options = find_options(ranking, max_new_tokens, batch_size, system)
+    options = find_options(ranking, max_new_tokens, batch_size, system, template_arg)
     pair = o.load_pair(
         aligned,
         unaligned,
@@ -61,14 +62,20 @@ def harmful_prompts(source: str | None, column: str, limit: int | None, seed: in
 
 
 def find_options(
-    rankings: list[str] | None, max_new_tokens: int, batch_size: int, system: str | None
+    rankings: list[str] | None,
+    max_new_tokens: int,
+    batch_size: int,
+    system: str | None,
+    template_args: list[str] | None,
 ) -> FindOptions:
     from safety_neurons.finding import FindOptions
     from safety_neurons.generation import Decoding
     from safety_neurons.neurons import RankingName
 
-    decoding = Decoding(max_new_tokens, batch_size)
-    if not rankings:
-        return FindOptions(decoding=decoding, system=system)
-    named = tuple(o.parse_choice(name, RankingName, "ranking") for name in rankings)
-    return FindOptions(named, decoding=decoding, system=system)
+    named = tuple(o.parse_choice(name, RankingName, "ranking") for name in rankings or [])
+    return FindOptions(
+        named or FindOptions.rankings,
+        decoding=Decoding(max_new_tokens, batch_size),
+        system=system,
+        template_args=o.parse_template_args(template_args),
+    )

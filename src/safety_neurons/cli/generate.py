@@ -56,7 +56,8 @@ def command(
     neurons = rankings[name].top(share)
     pair = o.load_pair_of(folder, dtype=dtype, device=device)
     decoding = Decoding(max_new_tokens, batch_size)
-    encoded = encode_prompts(pair, asked, decoding, ChatFormat(folder.config("find")["system"]))
+    chat = ChatFormat.of_config(folder.config("find"))
+    encoded = encode_prompts(pair, asked, decoding, chat)
     setting = Setting(Side.UNALIGNED, neurons)
     with folder.writing():
         (completions,) = answer(
@@ -73,7 +74,7 @@ def command(
         out,
         (
             {"id": p.id, "prompt": p.text, "response": response}
-            for p, response in zip(asked, texts_of(pair, completions), strict=True)
+            for p, response in zip(asked, texts_of(pair, completions, chat), strict=True)
         ),
     )
     typer.echo(f"Wrote {len(asked)} answers with {len(neurons):,} patched neurons: {out}")

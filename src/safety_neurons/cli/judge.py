@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -21,12 +22,12 @@ def command(
 ) -> None:
     """Judge answers: refusal, partial, compliance, or unscored."""
     from safety_neurons.artifacts import require_place, write_jsonl
-    from safety_neurons.errors import UserError
-    from safety_neurons.judges import RefusalJudge
+    from safety_neurons.errors import UserError, reading
+    from safety_neurons.judges import RefusalJudge, unfinished, verdicts_on
     from safety_neurons.prompts import read_rows
 
     require_place(out)
-    rows = list(read_rows(answers))
+    rows = read_rows(answers)
     if not rows:
         raise UserError(f"'{answers}' holds no rows to judge.")
     for column in (prompt_column, response_column):
@@ -37,14 +38,16 @@ def command(
                 f"{lacking[0]}, with {', '.join(rows[lacking[0] - 1])}); name it with "
                 f"--{'prompt' if column == prompt_column else 'response'}-column."
             )
+    with reading(answers, fault="holds what JSON cannot", remedy="leave out or rewrite the column"):
+        json.dumps(rows, allow_nan=False)
     judge = RefusalJudge()
-    verdicts = judge(
-        [str(row[prompt_column]) for row in rows],
-        [row[response_column] or "" for row in rows],
-    )
+    responses = [row[response_column] or "" for row in rows]
+    verdicts = verdicts_on(judge, [str(row[prompt_column] or "") for row in rows], responses)
     judged = [{**row, "verdict": str(verdict)} for row, verdict in zip(rows, verdicts, strict=True)]
     out.parent.mkdir(parents=True, exist_ok=True)
     write_jsonl(out, judged)
     counts = Counter(str(verdict) for verdict in verdicts)
     listed = ", ".join(f"{count} {name}" for name, count in counts.most_common())
     typer.echo(f"Judged {len(rows)} answers ({judge.name}): {listed}. Wrote {out}")
+    if cut := unfinished(responses):
+        typer.echo(f"{cut} unscored answers ended inside their reasoning.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -50,6 +51,14 @@ TemplateFrom = Annotated[
     typer.Option(help="aligned or unaligned: whose tokenizer and chat template serve both."),
 ]
 System = Annotated[str | None, typer.Option(help="A system prompt; by default the template's.")]
+TemplateArgs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template-arg",
+        metavar="NAME=VALUE",
+        help="An argument of the chat template: enable_thinking=false; may be repeated.",
+    ),
+]
 Rankings = Annotated[
     list[str] | None,
     typer.Option(
@@ -90,6 +99,31 @@ def parse_numbers(text: str, what: str) -> tuple[float, ...]:
         raise UserError(
             f"'{text}' is no list of {what}; write fractions with commas, such as 0.01,0.05."
         ) from None
+
+
+def parse_template_args(given: list[str] | None) -> dict[str, Any]:
+    """Names with values, each as JSON where it is some, else as text."""
+    arguments: dict[str, Any] = {}
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        if not (equals and name.strip()):
+            raise UserError(
+                f"'{text}' is no template argument; write NAME=VALUE, such as "
+                "enable_thinking=false."
+            )
+        if name.strip() in arguments:
+            raise UserError(f"The template argument '{name.strip()}' is given twice; give it once.")
+        arguments[name.strip()] = _parse_value(value)
+    return arguments
+
+
+def _parse_value(text: str) -> Any:
+    # Python's spelling, too: to a template, the text "False" is true.
+    plain = text.strip().lower() if text.strip() in ("True", "False") else text
+    try:
+        return json.loads(plain, parse_constant=lambda name: name)
+    except (ValueError, RecursionError):
+        return text
 
 
 def parse_choice(text: str, choices: Any, what: str) -> Any:

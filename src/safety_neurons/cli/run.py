@@ -29,6 +29,7 @@ def command(
     dtype: o.DType = "auto",
     device: o.Device = None,
     batch_size: o.BatchSize = 32,
+    template_arg: o.TemplateArgs = None,
     template_from: o.TemplateFrom = None,
     trust_remote_code: o.TrustRemoteCode = False,
 ) -> None:
@@ -42,7 +43,7 @@ def command(
     from safety_neurons.validation import validate
 
     require_place(out, folder=True)
-    options = find_options(ranking, max_new_tokens, batch_size, None)
+    options = find_options(ranking, max_new_tokens, batch_size, None, template_arg)
     validation = validate_options(shares, controls, strengths, max_new_tokens, batch_size, seed)
     asked = harmful_prompts(None, "prompt", limit, seed)
     tested = test_prompts(None, None, None, "prompt", seed).limited(limit, seed=seed)

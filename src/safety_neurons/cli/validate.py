@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -86,15 +87,13 @@ def test_prompts(
 
 def _select_and_test(source: str, column: str, seed: int) -> tuple[PromptSet, PromptSet]:
     """The file's own splits `select` and `test`, or a third of its rows to choose on."""
-    from safety_neurons.prompts import load_prompts, read_rows
+    from safety_neurons.prompts import prompts_of, read_rows, splits_of
 
-    splits = {row.get("split") for row in read_rows(source)}
-    if {"select", "test"} <= splits:
-        return (
-            load_prompts(source, column=column, split="select"),
-            load_prompts(source, column=column, split="test"),
-        )
-    return load_prompts(source, column=column).divided(1 / 3, seed=seed)
+    rows = read_rows(source)
+    taken = functools.partial(prompts_of, rows, source, column=column)
+    if {"select", "test"} <= splits_of(rows, source):
+        return taken(split="select"), taken(split="test")
+    return taken().divided(1 / 3, seed=seed)
 
 
 def print_summary(summary: dict[str, Any]) -> None:
@@ -121,6 +120,17 @@ def print_summary(summary: dict[str, Any]) -> None:
         typer.echo(
             f"The {side} model refuses {_number(detail['value'])} of {detail['n']} harmful "
             f"prompts ({detail['unscored']} unscored)."
+        )
+        _tell_unfinished(side, summary[side].get("unfinished_reasoning") or 0)
+
+
+def _tell_unfinished(side: str, count: int) -> None:
+    if count:
+        typer.secho(
+            f"{count} answers of the {side} model to all prompts ended inside their reasoning and "
+            "are unscored; give a larger --max-new-tokens, or find again in a new folder without "
+            "reasoning (for Qwen 3: `find --template-arg enable_thinking=false`).",
+            fg=typer.colors.YELLOW,
         )
 
 

@@ -62,7 +62,7 @@ def complete(
         )[0]
         for side in sides
     }
-    texts = {side: texts_of(pair, answers) for side, answers in by_side.items()}
+    texts = {side: texts_of(pair, answers, chat) for side, answers in by_side.items()}
     write_jsonl(
         stage.file(FILE),
         (

@@ -18,7 +18,7 @@ from safety_neurons.errors import UserError, gathered
 from safety_neurons.finding.accumulate import accumulate
 from safety_neurons.finding.completions import FILE as COMPLETIONS
 from safety_neurons.finding.completions import Completions, complete
-from safety_neurons.generation import Decoding
+from safety_neurons.generation import Decoding, encode_prompts
 from safety_neurons.models import ModelPair, Side
 from safety_neurons.models.identity import differences
 from safety_neurons.neurons import Ranking, RankingName, write_table
@@ -39,10 +39,18 @@ class FindOptions:
     decoding: Decoding = field(default_factory=Decoding)
     system: str | None = None
     """A system prompt; None leaves it to the chat template."""
+    template_args: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Further arguments of the chat template, such as `enable_thinking`."""
 
     def __post_init__(self) -> None:
+        _ = self.chat  # which refuses what no template takes
         if not self.rankings or len(set(self.rankings)) != len(self.rankings):
             raise UserError("Give each ranking once, and at least one.")
+
+    @property
+    def chat(self) -> ChatFormat:
+        """How the prompts are rendered."""
+        return ChatFormat(self.system, self.template_args)
 
     @property
     def sides(self) -> list[Side]:
@@ -67,13 +75,16 @@ def find(
         prompts: harmful requests; by default the built-in split `find`.
 
     Raises:
-        UserError: if `out` holds a run with other models, prompts or options.
+        UserError: if `out` holds a run with other models, prompts or options, or a prompt cannot
+            be asked.
     """
     prompts = prompts or builtin(Kind.HARMFUL, Split.FIND)
     options = options or FindOptions()
     progress = progress or Silent()
-    chat = ChatFormat(options.system)
+    chat = options.chat
     config = _config(pair, prompts, options)
+    # What cannot be asked must not leave a run behind that was begun with it.
+    encode_prompts(pair, prompts, options.decoding, chat)
     run = RunFolder.begin(out)
     with run.writing():
         if "models" in run.manifest:

@@ -14,7 +14,7 @@ from safety_neurons.generation.decoding import Completion, decode
 from safety_neurons.generation.settings import Setting
 from safety_neurons.models import ModelPair
 from safety_neurons.progress import Progress, Silent
-from safety_neurons.prompts import ChatFormat, PromptSet, decode_text, encode_all
+from safety_neurons.prompts import ChatFormat, PromptSet, decode_text, encode_all, reopened
 
 _ROWS_PER_PROMPT = 4
 """Rows of a pass for each prompt of a full batch; with more, caches outgrow what is won."""
@@ -62,7 +62,8 @@ def encode_prompts(
     """Token ids of each prompt in the pair's chat template.
 
     Raises:
-        UserError: naming prompts that leave no room for `decoding.max_new_tokens`.
+        UserError: naming prompts that leave no room for `decoding.max_new_tokens`, or that the
+            template does not give as they are written.
     """
     return encode_all(
         prompts,
@@ -73,9 +74,17 @@ def encode_prompts(
     )
 
 
-def texts_of(pair: ModelPair, completions: Sequence[Completion]) -> list[str]:
-    """Completions as text, without special tokens."""
-    return [decode_text(pair.tokenizer, completion) for completion in completions]
+def texts_of(pair: ModelPair, completions: Sequence[Completion], chat: ChatFormat) -> list[str]:
+    """Completions as text, without special tokens except those that mark a reasoning.
+
+    Args:
+        chat: the format of the prompts; where they end inside a reasoning, the texts begin
+            with the marker that opened it.
+    """
+    opening = chat.opened(pair.tokenizer)
+    return [
+        reopened(decode_text(pair.tokenizer, completion), opening) for completion in completions
+    ]
 
 
 def kept_key(

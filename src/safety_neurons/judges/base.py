@@ -18,12 +18,18 @@ class Verdict(StrEnum):
     """The answer does not decline. Whether it is good, or harmful, is for other judges."""
 
     UNSCORED = "unscored"
-    """Nothing to judge: empty, broken or unreadable. Rates count such rows either way."""
+    """Nothing to judge: empty, broken or unreadable, or cut inside its reasoning.
+
+    Rates count such rows either way.
+    """
 
 
 @runtime_checkable
 class Judge(Protocol):
-    """Gives one verdict per answer. Implementations never raise on the text of an answer."""
+    """Gives one verdict per answer. Implementations never raise on the text of an answer.
+
+    It is asked through `judges.verdicts_on`, which hides reasoning and keeps empty answers back.
+    """
 
     @property
     def name(self) -> str:

@@ -19,6 +19,7 @@ from enum import Enum, auto
 from itertools import pairwise
 
 from safety_neurons.judges import refusal_patterns as patterns
+from safety_neurons.judges.answers import verdicts_on
 from safety_neurons.judges.base import Verdict
 
 # A refusal or real help shows early; what a model writes after this many characters
@@ -70,17 +71,20 @@ class RefusalJudge:
     name: str = "refusal-rules-3"
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
-        if len(prompts) != len(responses):
-            raise ValueError(
-                f"got {len(prompts)} prompts and {len(responses)} responses; "
-                "pass one response per prompt, in the same order"
-            )
+        return verdicts_on(_Rules(self.name), prompts, responses)
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """The rules alone, which `RefusalJudge` asks about answers without their reasoning."""
+
+    name: str
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
         return [_judge(p, r) for p, r in zip(prompts, responses, strict=True)]
 
 
 def _judge(prompt: str, response: str) -> Verdict:
-    if not isinstance(response, str):
-        return Verdict.UNSCORED
     prompt = _plain(prompt) if isinstance(prompt, str) else ""
     text = _plain(response)
     sentences = _read(prompt, text)

@@ -28,7 +28,7 @@ def require_device(name: str) -> None:
     """Raise UserError unless `name` is a device that this machine has."""
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.ones(1, device=device).item()  # "meta" holds no numbers
     except Exception as error:  # torch tells it with RuntimeError, AssertionError and others
         has = "cpu" + "".join(f", cuda:{i}" for i in range(torch.cuda.device_count()))
         raise UserError(

@@ -35,7 +35,7 @@ def load_pair(
     template_from: Literal["aligned", "unaligned"] | None,
 ) -> ModelPair:
     """As `ModelPair.load` says."""
-    device = device or devices.default_device()
+    device = devices.default_device() if device is None else device
     devices.require_device(device)
     found = {
         side: sources.resolve(

@@ -7,7 +7,7 @@ it, so that what it gives is compared with what was asked.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from safety_neurons.errors import UserError, reason_of
 from safety_neurons.prompts import template
-from safety_neurons.prompts.reasoning import MARKERS, left_open
+from safety_neurons.prompts.reasoning import left_open
 from safety_neurons.prompts.sets import PromptSet
 
 EXAMPLE = "PROMPT"
@@ -81,9 +81,7 @@ class ChatFormat:
                 f"The chat template refuses {blame} ({reason_of(error)}); {remedy}."
             ) from error
 
-    def _blamed(
-        self, tokenizer: PreTrainedTokenizerBase, text: str, named: str
-    ) -> tuple[str, str]:
+    def _blamed(self, tokenizer: PreTrainedTokenizerBase, text: str, named: str) -> tuple[str, str]:
         """What the template refuses, found by leaving one thing out at a time; the remedy."""
         if self.system is not None and _applies(tokenizer, None, text, self.template_args):
             return "the system prompt", "leave --system out, or write its text into the prompts"
@@ -115,8 +113,8 @@ class ChatFormat:
             UserError: if the template takes no prompt in this format, or does not read one of
                 the arguments.
         """
+        template.require_read(tokenizer, self.template_args)
         written = template.template_of(tokenizer)
-        template.require_read(written, self.template_args)
         return {
             "template_sha256": hashlib.sha256(written.encode()).hexdigest()[:16]
             if written
@@ -177,7 +175,7 @@ def encode_all(
         UserError: if a prompt and its completion would not fit into the context, or the
             template does not give a prompt as it is written.
     """
-    template.require_read(template.template_of(tokenizer), chat.template_args)
+    template.require_read(tokenizer, chat.template_args)
     encoded = [
         chat.encode(tokenizer, prompt.text, named=f"the prompt '{prompt.id}' of '{prompts.name}'")
         for prompt in prompts
@@ -191,31 +189,3 @@ def encode_all(
             f"'{prompts.prompts[long[0]].id}' has {len(encoded[long[0]])}); shorten or remove them."
         )
     return encoded
-
-
-def decode_text(tokenizer: PreTrainedTokenizerBase, completion: Sequence[int]) -> str:
-    """A completion as text, without special tokens except those that mark a reasoning."""
-    marks = _special_marks(tokenizer)
-    text, since = "", 0
-    for i, token in enumerate(completion):
-        if token in marks:
-            text += _plain(tokenizer, completion[since:i]) + marks[token]
-            since = i + 1
-    return (text + _plain(tokenizer, completion[since:])).strip()
-
-
-def _plain(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(tokens), skip_special_tokens=True)) if tokens else ""
-
-
-def _special_marks(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """The markers of reasoning that are one token each, which decoding would leave out."""
-    marks = [mark for pair in MARKERS for mark in pair]
-    found = dict(zip(tokenizer.convert_tokens_to_ids(marks), marks, strict=True))
-    return {
-        token: mark
-        for token, mark in found.items()
-        if token is not None
-        and tokenizer.convert_ids_to_tokens(token) == mark
-        and not _plain(tokenizer, [token])
-    }

@@ -104,9 +104,7 @@ def prompts_of(
             f"'{source}' has no column '{column}' (it has {', '.join(missing)}); name it with "
             "--prompt-column."
         )
-    faulty = [
-        i for i, row in kept if not isinstance(row[column], str) or not row[column].strip()
-    ]
+    faulty = [i for i, row in kept if not isinstance(row[column], str) or not row[column].strip()]
     if faulty:
         raise UserError(
             f"'{source}' has {len(faulty)} rows without text in '{column}' (the first is row "

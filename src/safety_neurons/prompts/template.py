@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from jinja2 import meta, nodes
@@ -15,7 +16,6 @@ from transformers import PreTrainedTokenizerBase
 
 from safety_neurons.errors import UserError, reading, reason_of
 
-WHAT = "the chat template"
 REMEDY = "mend it, or take the other model's with --template-from"
 
 RESERVED = frozenset(
@@ -31,7 +31,7 @@ RESERVED = frozenset(
 class _Generation(Extension):
     """Lets `{% generation %}` pass, which only training reads."""
 
-    tags = frozenset({"generation"})
+    tags = {"generation"}  # noqa: RUF012
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
@@ -46,18 +46,27 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """
     if not tokenizer.chat_template:
         return None
-    with reading(WHAT, remedy=REMEDY):
+    with _understood(tokenizer):
         return tokenizer.get_chat_template()
 
 
-def variables_of(template: str) -> set[str]:
-    """The names that a template takes from outside, except those that are always given.
+def _understood(tokenizer: PreTrainedTokenizerBase) -> AbstractContextManager[None]:
+    return reading(
+        tokenizer.name_or_path or "The tokenizer",
+        fault="has a chat template that cannot be read",
+        remedy=REMEDY,
+    )
+
+
+def variables_of(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """The names that the template takes from outside, except those that are always given.
 
     Raises:
         UserError: if it is not written as a template.
     """
+    template = template_of(tokenizer) or ""
     environment = ImmutableSandboxedEnvironment(extensions=[_Generation, "jinja2.ext.loopcontrols"])
-    with reading(WHAT, remedy=REMEDY):
+    with _understood(tokenizer):
         return meta.find_undeclared_variables(environment.parse(template)) - RESERVED
 
 
@@ -67,11 +76,13 @@ def require_arguments(arguments: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the first that is neither.
     """
+    if not isinstance(arguments, Mapping):
+        raise UserError(f"Template arguments are names with values, but {arguments!r} was given.")
     for name, value in arguments.items():
+        if not (isinstance(name, str) and name.isidentifier()):
+            raise UserError(f"'{name}' is no name of a template argument; write NAME=VALUE.")
         if name in RESERVED:
             raise UserError(f"The template argument '{name}' is given by the chat; leave it out.")
-        if not name.isidentifier():
-            raise UserError(f"'{name}' is no name of a template argument; write NAME=VALUE.")
         if not _is_plain(value):
             raise UserError(
                 f"The template argument '{name}' has the value {value!r}, which JSON cannot keep; "
@@ -79,17 +90,17 @@ def require_arguments(arguments: Mapping[str, Any]) -> None:
             )
 
 
-def require_read(template: str | None, arguments: Mapping[str, Any]) -> None:
-    """Demand that the template reads each argument: any other would do nothing.
+def require_read(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any]) -> None:
+    """Demand that the chat template reads each argument: any other would do nothing.
 
     Raises:
         UserError: naming those that it does not read.
     """
     if not arguments:
         return
-    if template is None:
+    if template_of(tokenizer) is None:
         raise UserError("The tokenizer has no chat template; leave out --template-arg.")
-    known = variables_of(template)
+    known = variables_of(tokenizer)
     unread = [name for name in arguments if name not in known]
     if unread:
         raise UserError(

@@ -15,7 +15,7 @@ from safety_neurons.generation import (
     kept_key,
     texts_of,
 )
-from safety_neurons.judges import Judge, Verdict
+from safety_neurons.judges import Judge, Verdict, unfinished, verdicts_on
 from safety_neurons.models import ModelPair
 from safety_neurons.progress import Progress
 from safety_neurons.prompts import ChatFormat, PromptSet
@@ -37,6 +37,11 @@ class Judged:
     @property
     def unscored(self) -> int:
         return self.verdicts.count(Verdict.UNSCORED)
+
+    @property
+    def unfinished(self) -> int:
+        """How many answers ended inside their reasoning; they are unscored."""
+        return unfinished(self.responses)
 
     @property
     def refusal_rate(self) -> Rate:
@@ -102,8 +107,10 @@ class Examination:
         """Answers to `prompts` under `setting`, with verdicts."""
         key = digest(prompts.digest, setting.key)
         if key not in self._judged:
-            responses = texts_of(self.pair, self.completions(prompts, setting, label))
-            self._judged[key] = Judged(responses, self.judge(prompts.texts, responses))
+            completions = self.completions(prompts, setting, label)
+            responses = texts_of(self.pair, completions, self._chat)
+            verdicts = verdicts_on(self.judge, prompts.texts, responses)
+            self._judged[key] = Judged(responses, verdicts)
         return self._judged[key]
 
     def _log(self, prompts: PromptSet, setting: Setting) -> Path:

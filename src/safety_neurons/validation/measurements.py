@@ -146,7 +146,8 @@ class Measurements:
         }
         values = {name: judged.refusal_rate.value for name, judged in rates.items()}
         details = {name: _detail(judged.refusal_rate) for name, judged in rates.items()}
-        return {**values, "details": details}
+        unfinished = sum(judged.unfinished for judged in rates.values())
+        return {**values, "details": details, "unfinished_reasoning": unfinished}
 
     def _harmless(self) -> dict[str, Any]:
         """Refusals and perplexity on harmless prompts, patched as on the harmful ones."""

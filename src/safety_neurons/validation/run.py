@@ -64,7 +64,7 @@ def validate(
         "judge": judge.name,
     }
     with run.stage("validate", config, results=[SUMMARY, SAMPLES]) as stage:
-        chat = ChatFormat(run.config("find")["system"])
+        chat = ChatFormat.of_config(run.config("find"))
         exam = Examination(pair, judge, options.decoding, chat, run, progress)
         measured = Measurements(exam, prompts, options, rankings)
         summary = measured.summary()
