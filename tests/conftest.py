@@ -56,7 +56,7 @@ def files(tmp_path_factory) -> dict[str, str]:
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def find_arguments(zoo, files) -> list[object]:
     return [
         "find",
@@ -75,7 +75,7 @@ def find_arguments(zoo, files) -> list[object]:
     ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def validate_arguments(files) -> list[object]:
     return [
         "--prompts",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import datetime
+import hashlib
 import itertools
 import json
 from collections import Counter
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
+from safety_neurons.cli.validate import _select_and_test
 from safety_neurons.errors import UserError
 from safety_neurons.generation import left_padded
 from safety_neurons.prompts import (
@@ -24,9 +28,12 @@ from safety_neurons.prompts import (
     encode_all,
     load_prompts,
     near_duplicates,
+    prompts_of,
     refuse_overlap,
+    splits_of,
 )
 from safety_neurons.prompts.overlap import normalised
+from tests.commands import invoke, refused
 from tests.tiny import BOS, EOS, PAD, tokenizer
 
 EVERY = list(itertools.product(Kind, Split))
@@ -156,6 +163,8 @@ def test_division_is_disjoint_complete_and_never_empty(share, size):
 def test_digest_tells_texts_and_order():
     assert named("a", "b").digest == named("a", "b").digest
     assert len({named(*t).digest for t in (("a", "b"), ("b", "a"), ("ab",), ("a",))}) == 4
+    assert named("a\x1eb").digest != named("a", "b").digest
+    assert named("a", "ü").digest == hashlib.sha256(b'["a", "\\u00fc"]').hexdigest()[:16]
 
 
 # Files.
@@ -268,6 +277,192 @@ def test_a_line_separator_inside_json_text_is_no_new_line(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text('{"prompt": "one\u2028line"}\n', encoding="utf-8")
     assert load_prompts(path).texts == ["one\u2028line"]
+
+
+# Rows that would be half understood.
+
+
+def file(tmp_path, name: str, content: str | bytes):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("prompt\nFine.\nFirst, second\n", "Row 2 of .* 2 fields where the header has 1; .*quotes"),
+        ("id,prompt\n1,First, second\n", "Row 1 of .* 3 fields where the header has 2"),
+        ("id,prompt,category\n1,First\n", "Row 1 of .* 2 fields where the header has 3"),
+        ('id,prompt\n1,"a\nb"\n2\n', "Row 2 of .* 1 fields"),
+        ("prompt,prompt\na,b\n", "more than one column 'prompt'"),
+        ("prompt, prompt\na,b\n", "more than one column 'prompt'"),
+        (",prompt\n0,a\n", "Column 1 of .* no name; .*index=False"),
+        ("prompt,\na,\n", "Column 2 of .* no name"),
+        ('prompt\nFine.\n"open\n', r"Row 2 of .* not CSV \(unexpected end of data\)"),
+        ('prompt\n"a"b\n', "Row 1 of .* not CSV"),
+        ('"prompt\n', "The header of .* not CSV"),
+        ("prompt\na\0b\n", "NUL"),
+        ("prompt\nText?\n".encode("utf-16-le"), "NUL"),
+        ("prompt\nText?\n".encode("utf-16"), "could not be read"),
+        ("prompt\n" + "a" * 200_000 + "\n", "Row 1 of .* not CSV .*field larger"),
+    ],
+)
+def test_csv_that_is_half_understood_is_refused(tmp_path, content, said):
+    with pytest.raises(UserError, match=f"(?s){said}"):
+        load_prompts(file(tmp_path, "mine.csv", content))
+
+
+def test_white_space_in_a_csv_header_is_no_part_of_a_name(tmp_path):
+    path = file(tmp_path, "mine.csv", "prompt, category\r\nText?, a\r\n\r\n")
+    assert load_prompts(path).prompts == (Prompt("0", "Text?", "a"),)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"prompt": "a", "prompt": "b"}', "'prompt' stands twice"),
+        ('{"prompt": "a", "more": {"x": 1, "x": 2}}', "'x' stands twice"),
+        (r'{"prompt": "a \ud800"}', "surrogates"),
+        (r'{"prompt": "a", "more": ["\udc00"]}', "surrogates"),
+        (r'{"prompt": "a", "\ud83d": 1}', "surrogates"),
+        ('{"prompt": "a", "id": NaN}', "NaN is no JSON"),
+        ('{"prompt": "a", "more": [-Infinity]}', "-Infinity is no JSON"),
+        ('{"prompt": "a", "more": 1e999}', "too large"),
+        ('{"prompt": "a", "more": ' + "1" * 5000 + "}", "4300 digits"),
+        ('{"prompt": "a", "more": ' + "[" * 100_000, "recursion"),
+        ('{"prompt": "a\0"}', "not JSON"),
+        ("[]", "no JSON object"),
+    ],
+)
+def test_json_that_is_half_understood_is_refused_by_line(tmp_path, line, said):
+    path = file(tmp_path, "mine.jsonl", '{"prompt": "Fine."}\n' + line + "\n")
+    with pytest.raises(UserError, match=said) as refused:
+        load_prompts(path)
+    assert "ine 2" in str(refused.value)
+    assert "mine.jsonl" in str(refused.value)
+
+
+def test_whole_characters_written_as_two_halves_are_read(tmp_path):
+    assert load_prompts(file(tmp_path, "a.jsonl", r'{"prompt": "\ud83d\ude00"}')).texts == ["😀"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_every_kind_of_line_end(tmp_path, end):
+    path = file(tmp_path, "mine.jsonl", end.join(['{"prompt": "a"}', "", '{"prompt": "b"}']))
+    assert load_prompts(path).texts == ["a", "b"]
+
+
+def test_parquet_that_is_half_understood_is_refused(tmp_path):
+    path = tmp_path / "mine.parquet"
+    for names, said in ((["prompt", "prompt"], "mine.parquet"), (["prompt", ""], "no name")):
+        parquet.write_table(pa.table([["a"], ["b"]], names=names), path)
+        with pytest.raises(UserError, match=said):
+            load_prompts(path)
+    odd = pa.array(["a"]).cast(pa.binary()).view(pa.string())
+    broken = pa.StringArray.from_buffers(1, odd.buffers()[1], pa.py_buffer(b"\xff"))
+    parquet.write_table(pa.table({"prompt": broken}), path)
+    with pytest.raises(UserError, match=r"mine\.parquet"):
+        load_prompts(path)
+    for content in (b"", b"PAR1", b"PAR1" + b"\xff" * 40 + b"PAR1"):
+        with pytest.raises(UserError, match=r"mine\.parquet"):
+            load_prompts(file(tmp_path, "mine.parquet", content))
+
+
+def test_endings_in_capitals_are_known(tmp_path):
+    assert load_prompts(file(tmp_path, "MINE.JSONL", '{"prompt": "a"}')).texts == ["a"]
+
+
+def test_folders_and_files_that_cannot_be_read_are_said(tmp_path, monkeypatch):
+    (tmp_path / "mine.jsonl").mkdir()
+    with pytest.raises(UserError, match="is a folder"):
+        load_prompts(tmp_path / "mine.jsonl")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_prompts("a\0b.jsonl")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_prompts(f"{'a' * 999}.jsonl")
+    path = file(tmp_path, "own.csv", "prompt\na\n")
+
+    def forbidden(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", forbidden)
+    with pytest.raises(UserError, match=r"own\.csv' cannot be read \(Permission denied\)"):
+        load_prompts(path)
+
+
+# Columns that name things.
+
+
+def labelled(value: object, column: str = "category") -> PromptSet:
+    return prompts_of([{"prompt": "a", column: value}], "mine")
+
+
+@pytest.mark.parametrize("nothing", [None, "", "  ", float("nan")])
+def test_what_means_nothing_is_no_category_and_no_id(nothing):
+    assert labelled(nothing).prompts[0].category is None
+    assert labelled(nothing, "id").prompts[0].id == "0"
+
+
+def test_categories_and_ids_are_text(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    rows = [{"category": 1, "id": 0}, {"category": "a"}, {"category": True}, {"category": 0.5}]
+    path.write_text("".join(json.dumps({"prompt": "a", **row}) + "\n" for row in rows))
+    prompts = load_prompts(path).prompts
+    assert sorted(p.category for p in prompts) == ["0.5", "1", "True", "a"]
+    assert [p.id for p in prompts] == ["0", "1", "2", "3"]
+    day = datetime.date(2024, 7, 26)
+    parquet.write_table(pa.table({"prompt": ["a"], "category": [day]}), tmp_path / "a.parquet")
+    assert load_prompts(tmp_path / "a.parquet").prompts[0].category == "2024-07-26"
+
+
+@pytest.mark.parametrize("column", ["category", "id", "split"])
+@pytest.mark.parametrize("value", [["a"], {"a": 1}, b"a"])
+def test_a_name_that_is_no_text_is_refused(column, value):
+    rows = [{"prompt": "a"}, {"prompt": "b", column: value}]
+    with pytest.raises(UserError, match=f"Row 2 of 'mine' has a .* in '{column}'"):
+        prompts_of(rows, "mine", split="test" if column == "split" else None)
+    if column == "split":
+        assert len(prompts_of(rows, "mine")) == 2  # not asked for
+
+
+def test_splits_are_read_from_any_plain_value():
+    rows = [{"prompt": str(i), "split": s} for i, s in enumerate([1, "1", None, " test ", ""])]
+    assert splits_of(rows, "mine") == {"1", "test"}
+    assert prompts_of(rows, "mine", split="1").texts == ["0", "1"]
+    with pytest.raises(UserError, match=r"no prompts of the split 'find' \(it has 1, test\)"):
+        prompts_of(rows, "mine", split="find")
+
+
+def test_rows_are_numbered_as_in_the_file_when_a_split_is_asked_for():
+    rows = [{"prompt": "a", "split": "find"}, {"prompt": "b", "split": "test"}]
+    assert prompts_of(rows, "mine", split="test").prompts[0].id == "1"
+    with pytest.raises(UserError, match="the first is row 2"):
+        prompts_of([rows[0], {"prompt": "", "split": "test"}], "mine", split="test")
+
+
+def test_validate_reads_a_file_once_and_takes_its_splits(tmp_path, monkeypatch):
+    path = tmp_path / "mine.jsonl"
+    rows = [{"prompt": f"text {i}", "split": ["select", "test"][i % 2]} for i in range(4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = []
+    plain = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self) or plain(self))
+    select, test = _select_and_test(str(path), "prompt", 0)
+    assert (select.texts, test.texts) == (["text 0", "text 2"], ["text 1", "text 3"])
+    assert read == [path]
+    path.write_text('{"prompt": "a", "split": ["select"]}\n')
+    with pytest.raises(UserError, match="a list in 'split'"):
+        _select_and_test(str(path), "prompt", 0)
+
+
+def test_judge_refuses_what_it_could_not_write_before_it_judges(tmp_path):
+    path, out = tmp_path / "mine.parquet", tmp_path / "out.jsonl"
+    table = {"prompt": ["a"], "response": ["b"], "day": [datetime.date(2024, 7, 26)]}
+    for more in ({}, {"day": [float("nan")]}):
+        parquet.write_table(pa.table({**table, **more}), path)
+        refused(invoke("judge", path, out), "mine.parquet", "holds what JSON cannot")
+        assert not out.exists()
 
 
 # Chats.

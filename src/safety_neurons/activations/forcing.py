@@ -46,7 +46,7 @@ class ForcedBatch:
         """Lay out one batch; completions must not be empty."""
         width = max(len(p) for p in prompts)
         longest = max(len(c) for c in completions)
-        ids = torch.full((len(prompts), width + longest), pair.tokenizer.pad_token_id)
+        ids = torch.full((len(prompts), width + longest), pair.pad_id)
         mask = torch.zeros_like(ids)
         for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             span = slice(width - len(prompt), width + len(completion))

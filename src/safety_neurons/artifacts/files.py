@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -69,6 +70,9 @@ def require_place(path: str | Path, *, folder: bool = False) -> None:
     home = path if folder else path.parent
     made: list[Path] = []
     try:
+        # Names that no file system takes (too long, a NUL byte) are told here.
+        with contextlib.suppress(FileNotFoundError):
+            path.lstat()
         if not folder and path.is_dir():
             raise UserError(f"'{path}' is a folder; name a file in it.")
         if folder and path.exists() and not path.is_dir():
@@ -78,7 +82,7 @@ def require_place(path: str | Path, *, folder: bool = False) -> None:
             made.append(missing)
         with tempfile.TemporaryFile(dir=home):
             pass
-    except (OSError, ValueError) as error:  # ValueError: a name that no file system takes
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or reason_of(error)
         raise UserError(f"'{path}' cannot be written ({reason}); choose another place.") from error
     finally:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from safety_neurons.errors import InterventionError
+from safety_neurons.errors import UserError
 from safety_neurons.generation.patching import PatchEdit
 from safety_neurons.models import ModelPair, PairedRows, Side, Tokens
 from safety_neurons.neurons.sets import NeuronSet
@@ -40,6 +40,9 @@ def decode(
 ) -> list[list[Completion]]:
     """Continue one batch of prompts greedily, once under each patch.
 
+    Only tokens that both models have are chosen: where one side's embeddings are padded to
+    more rows than the other's, the other could not read what stands there.
+
     Args:
         prompts: token ids of each prompt, of any lengths.
         recipient: the side that generates.
@@ -52,7 +55,8 @@ def decode(
         For each patch, one completion of each prompt.
 
     Raises:
-        InterventionError: if a patch did not act, or the model gave no finite logits.
+        InterventionError: if a patch did not act.
+        UserError: if the recipient's logits are not finite.
     """
     batch = _Batch(pair, prompts, recipient, patches, strengths, max_new_tokens)
     with batch.rows:
@@ -182,11 +186,12 @@ class _Batch:
         self.rows.rearrange({**rows, self.donor: donor} if self.donor else rows)
 
     def _choose(self, logits: dict[Side, Tensor]) -> None:
-        largest, chosen = logits[self.recipient][:, -1].max(dim=-1)
+        of_both = logits[self.recipient][:, -1, : self.pair.vocabulary]
+        largest, chosen = of_both.max(dim=-1)
         if not bool(torch.isfinite(largest).all()):
-            raise InterventionError(
-                "The model's logits are not finite numbers, so no token can be chosen; "
-                "try another --dtype (some architectures need float32)."
+            raise UserError(
+                f"The {self.recipient} model's logits are not finite numbers, so no token can be "
+                "chosen; try another --dtype (some architectures need float32)."
             )
         self.written[self.which, self.length] = chosen
         self.ended |= torch.isin(chosen, self.ends)
@@ -206,7 +211,7 @@ def right_padded(rows: Sequence[Sequence[int]], pair: ModelPair) -> Tokens:
 
 def _padded(rows: Sequence[Sequence[int]], starts: Sequence[int], pair: ModelPair) -> Tokens:
     longest = max(len(row) for row in rows)
-    ids = torch.full((len(rows), longest), pair.tokenizer.pad_token_id, dtype=torch.long)
+    ids = torch.full((len(rows), longest), pair.pad_id, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
         ids[i, start : start + len(row)] = torch.tensor(list(row))

@@ -26,11 +26,14 @@ def _plain(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
 
 def _special_marks(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     """The markers of reasoning that are one token each, which decoding would leave out."""
-    found = {tokenizer.convert_tokens_to_ids(mark): mark for pair in MARKERS for mark in pair}
-    return {
-        token: mark
-        for token, mark in found.items()
-        if token is not None
-        and tokenizer.convert_ids_to_tokens(token) == mark
-        and not _plain(tokenizer, [token])
-    }
+    found = {}
+    for mark in (mark for pair in MARKERS for mark in pair):
+        token = tokenizer.convert_tokens_to_ids(mark)
+        # Without such a token it is that of unknown words, or None.
+        if (
+            isinstance(token, int)
+            and tokenizer.convert_ids_to_tokens(token) == mark
+            and not _plain(tokenizer, [token])
+        ):
+            found[token] = mark
+    return found

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from safety_neurons.activations import ForcedBatch
+from safety_neurons.errors import UserError
 from safety_neurons.generation import Decoding, PatchEdit, Setting
 from safety_neurons.models import ModelPair, PairedRows, Side, Tokens
 from safety_neurons.neurons import NeuronSet
@@ -35,8 +36,12 @@ def perplexities(
 
     All settings of a prompt go through one pass: the donor of the patched ones is read once,
     and its rows also serve the setting in which the donor itself answers, unpatched.
+
+    Raises:
+        UserError: if a model finds a completion's likelihood to be no finite number, or all of
+            them too unlikely for a perplexity.
     """
-    recipient = next((s.recipient for s in settings.values() if s.patch), Side.UNALIGNED)
+    recipient = sorted(settings.values(), key=lambda s: s.patch is None)[0].recipient
     donor, empty = recipient.other, NeuronSet.of(torch.empty(0), pair.layout)
     own = {name: s.patch or empty for name, s in settings.items() if s.recipient is recipient}
     others = [name for name, s in settings.items() if s.recipient is donor]
@@ -47,13 +52,47 @@ def perplexities(
     batches = decoding.batches(prompts, settings=2 * (len(own) + 1))
     for rows in (progress or Silent()).track(batches, label):
         batch = ForcedBatch.of([prompts[i] for i in rows], [completions[i] for i in rows], pair)
-        logits = _logits(pair, batch, list(own.values()), donor)
-        for name, found in zip(own, logits[recipient].split(len(batch)), strict=True):
-            total[name] -= float(batch.log_likelihoods(found).double().sum())
-        for name in others:
-            total[name] -= float(batch.log_likelihoods(logits[donor]).double().sum())
+        for name, nats in _nats(pair, batch, own, others, donor).items():
+            total[name] += nats
         tokens += int(batch.scored.sum())
-    return {name: math.exp(nats / tokens) for name, nats in total.items()}
+    return {name: _perplexity(nats / tokens, name) for name, nats in total.items()}
+
+
+def _perplexity(nats: float, name: str) -> float:
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        raise UserError(
+            f"Under the setting '{name}' a token of the given answers costs {nats:.0f} nats on "
+            "average, which is too much for a perplexity; the model or the answers are broken."
+        ) from None
+
+
+def _nats(
+    pair: ModelPair,
+    batch: ForcedBatch,
+    own: Mapping[str, NeuronSet],
+    others: Sequence[str],
+    donor: Side,
+) -> dict[str, float]:
+    """Of one batch under each setting, the negative log-likelihood of all completion tokens.
+
+    Args:
+        own: the patches of settings in which the recipient answers.
+        others: settings in which the donor does.
+    """
+    # The logits are the largest tensors of a validation; they go when this returns.
+    logits = _logits(pair, batch, list(own.values()), donor)
+    of_setting = dict(zip(own, logits[donor.other].split(len(batch)), strict=True))
+    of_setting |= dict.fromkeys(others, logits[donor])
+    nats = {n: -float(batch.log_likelihoods(x).double().sum()) for n, x in of_setting.items()}
+    for name, value in nats.items():
+        if not math.isfinite(value):
+            raise UserError(
+                f"Under the setting '{name}' the likelihood of a given answer is not a finite "
+                "number; try another --dtype (some architectures need float32)."
+            )
+    return nats
 
 
 def _logits(
