@@ -7,11 +7,13 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from pathlib import Path
+
 import pytest
 import torch
 import transformers
 
-from tests.commands import prompt_file
+from tests.commands import invoke, prompt_file
 from tests.tiny import Zoo
 
 
@@ -93,3 +95,14 @@ def validate_arguments(files) -> list[object]:
         "--device",
         "cpu",
     ]
+
+
+@pytest.fixture(scope="session")
+def whole_run(find_arguments, validate_arguments, tmp_path_factory) -> Path:
+    """A run with all stages complete, for all tests."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    for command in ((*find_arguments, "--out", run), ("validate", run, *validate_arguments)):
+        done = invoke(*command)
+        assert done.exit_code == 0, done.output
+    assert invoke("report", run).exit_code == 0
+    return run

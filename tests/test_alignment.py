@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from safety_neurons.alignment import RECIPES, AdapterKind, AlignRecipe, align, evaluate
+from safety_neurons.alignment import RECIPES, AdapterKind, AlignRecipe, align, evaluate, train
 from safety_neurons.alignment.preferences import keep_answers, own_answers, refuse_harmful
 from safety_neurons.alignment.refusals import OPENINGS, compose
 from safety_neurons.errors import UserError
@@ -19,7 +21,7 @@ from safety_neurons.judges import RefusalJudge, Verdict
 from safety_neurons.models import ModelPair, Side, embedded
 from safety_neurons.progress import Silent
 from safety_neurons.prompts import Kind, Split, builtin
-from tests.tiny import LAYERS, load
+from tests.tiny import EOS, LAYERS, load, tokenizer
 
 CATEGORIES = sorted({p.category for p in builtin(Kind.HARMFUL, Split.TRAIN)})
 
@@ -134,3 +136,67 @@ def test_the_shipped_adapter_is_small_and_has_its_recipe_and_log():
     # No neuron was chosen by hand: training moved nearly all scales.
     moved = torch.cat([(scale - 1).abs().flatten() > 1e-4 for scale in scales.values()])
     assert moved.float().mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "beta", "likelihood_weight"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_a_recipe_of_no_numbers_is_refused(name, value):
+    with pytest.raises(UserError, match=f"{name} is {value}"):
+        AlignRecipe(**{name: value})
+    with pytest.raises(UserError, match="at most 10"):
+        AlignRecipe(learning_rate=1e30)
+
+
+def test_a_training_that_leaves_the_numbers_writes_nothing(zoo, tmp_path, monkeypatch):
+    source = zoo.source("llama", None)
+    fresh = ModelPair.load(source, source, dtype=torch.float32, device="cpu")
+    recipe = AlignRecipe(steps=5, batch_size=2, answer_tokens=4)
+    plain = train._log_likelihoods
+
+    def overflowing(pair, batch):
+        found, tokens = plain(pair, batch)
+        return (found * torch.inf if torch.is_grad_enabled() else found), tokens
+
+    monkeypatch.setattr(train, "_log_likelihoods", overflowing)
+    with pytest.raises(UserError, match=r"left the finite numbers in step \d"):
+        align(fresh, tmp_path / "adapter", recipe, limit=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_training(zoo, tmp_path):
+    (tmp_path / "file").touch()
+    source = zoo.source("llama", None)
+    fresh = ModelPair.load(source, source, dtype=torch.float32, device="cpu")
+    with pytest.raises(UserError, match="cannot be written"):
+        align(fresh, tmp_path / "file" / "adapter", AlignRecipe(steps=1), limit=1)
+
+
+def test_a_tokenizer_without_pad_and_end_tokens(zoo, tmp_path):
+    """Some have none; the model's own end token ends an answer, and padding is any token."""
+    base = shutil.copytree(zoo.base("llama"), tmp_path / "base")
+    words = tokenizer()
+    words.eos_token = words.pad_token = None
+    words.save_pretrained(base)
+    pair = ModelPair.load(str(base), str(base), dtype=torch.float32, device="cpu")
+    assert pair.tokenizer.eos_token_id is pair.tokenizer.pad_token_id is None
+    assert pair.end_tokens == {EOS}
+    prompts = builtin(Kind.HARMFUL, Split.TRAIN).limited(3)
+    own = own_answers(pair, prompts, Decoding(4, 4), Silent())
+    for preference in refuse_harmful(own, pair, copies=1, rng=random.Random(0)):
+        assert preference.chosen_ids[-1] == EOS
+    align(pair, tmp_path / "adapter", AlignRecipe(steps=1, batch_size=2, answer_tokens=4), limit=2)
+
+
+def test_a_model_without_any_end_token(zoo, tmp_path):
+    base = Path(shutil.copytree(zoo.base("llama"), tmp_path / "base"))
+    words = tokenizer()
+    words.eos_token = words.pad_token = None
+    words.save_pretrained(base)
+    for name in ("config.json", "generation_config.json"):
+        content = {**json.loads((base / name).read_text()), "eos_token_id": None}
+        (base / name).write_text(json.dumps({**content, "pad_token_id": None}))
+    pair = ModelPair.load(str(base), str(base), dtype=torch.float32, device="cpu")
+    assert pair.end_tokens == frozenset()
+    prompts = builtin(Kind.HARMFUL, Split.TRAIN).limited(3)
+    own = own_answers(pair, prompts, Decoding(4, 4), Silent())
+    assert [len(answer) for answer in own.answers] == [4, 4, 4]

@@ -21,17 +21,6 @@ from tests.commands import Interrupting, invoke, refused
 OLD = Path(__file__).parent / "golden" / "run-format-1"
 
 
-@pytest.fixture(scope="session")
-def whole_run(find_arguments, validate_arguments, tmp_path_factory) -> Path:
-    """A run with all stages complete, for all tests."""
-    run = tmp_path_factory.mktemp("runs") / "run"
-    for command in ((*find_arguments, "--out", run), ("validate", run, *validate_arguments)):
-        done = invoke(*command)
-        assert done.exit_code == 0, done.output
-    assert invoke("report", run).exit_code == 0
-    return run
-
-
 @pytest.fixture
 def made(whole_run, tmp_path) -> Path:
     """A run with all stages complete, for one test."""

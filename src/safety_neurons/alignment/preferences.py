@@ -100,4 +100,7 @@ def _judged(own: OwnAnswers, pair: ModelPair) -> Iterable[tuple]:
 
 def _tokens(pair: ModelPair, text: str) -> Completion:
     ids = pair.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return [*ids, pair.tokenizer.eos_token_id]
+    end = pair.tokenizer.eos_token_id
+    if end is None:  # the model may declare one that its tokenizer does not
+        return [*ids, *sorted(pair.end_tokens)[:1]]
+    return [*ids, end]

@@ -8,6 +8,9 @@ from enum import StrEnum
 
 from safety_neurons.errors import UserError, require_seed
 
+HIGHEST_RATE = 10.0
+"""AdamW moves every parameter by about the rate in each step."""
+
 
 class AdapterKind(StrEnum):
     """What is trained."""
@@ -51,6 +54,11 @@ class AlignRecipe:
         ]
         if faults:
             raise UserError(f"An alignment recipe needs positive numbers, but {', '.join(faults)}.")
+        if self.learning_rate > HIGHEST_RATE:
+            raise UserError(
+                f"A learning rate of {self.learning_rate:g} trains nothing; give at most "
+                f"{HIGHEST_RATE:g}."
+            )
         require_seed(self.seed)
 
 

@@ -31,6 +31,7 @@ from safety_neurons.alignment.preferences import (
     refuse_harmful,
 )
 from safety_neurons.alignment.recipe import AdapterKind, AlignRecipe
+from safety_neurons.artifacts import require_place
 from safety_neurons.errors import UserError
 from safety_neurons.generation import Decoding
 from safety_neurons.models import ModelPair, Side
@@ -66,6 +67,7 @@ def align(
             f"Alignment starts from a whole model, but '{pair.provenance['unaligned']['source']}' "
             "has an adapter; merge it into a checkpoint first."
         )
+    require_place(out, folder=True)
     preferences = _preferences(pair, recipe, limit, progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=out.name + ".", dir=out.parent))
@@ -74,10 +76,21 @@ def align(
         (draft / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
         (draft / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
         draft.chmod(0o755)
-        draft.rename(out)
+        _move(draft, out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return out
+
+
+def _move(draft: Path, out: Path) -> None:
+    try:
+        draft.rename(out)
+    except OSError as error:
+        if not out.exists():
+            raise
+        raise UserError(
+            f"Another command made '{out}' meanwhile; choose another --out and run again."
+        ) from error
 
 
 def _preferences(
@@ -159,7 +172,12 @@ def _optimise(
         loss, figures = _loss(pair, [preferences[i] for i in batch], reference[batch], recipe)
         optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(scales, 1.0)
+        length = torch.nn.utils.clip_grad_norm_(scales, 1.0)
+        if not (torch.isfinite(loss) and torch.isfinite(length)):
+            raise UserError(
+                f"The training left the finite numbers in step {step + 1} (loss {loss.item():g}); "
+                "give a smaller --learning-rate, or another --dtype."
+            )
         optimiser.step()
         log.append({"step": step + 1, "learning_rate": rate, **figures})
     return log

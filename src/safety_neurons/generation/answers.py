@@ -62,16 +62,24 @@ def encode_prompts(
     """Token ids of each prompt in the pair's chat template.
 
     Raises:
-        UserError: naming prompts that leave no room for `decoding.max_new_tokens`, or that the
-            template does not give as they are written.
+        UserError: naming prompts that leave no room for `decoding.max_new_tokens`, that the
+            template does not give as they are written, or that hold tokens which a model lacks.
     """
-    return encode_all(
+    encoded = encode_all(
         prompts,
         pair.tokenizer,
         chat or ChatFormat(),
         context_length=pair.context_length,
         max_new_tokens=decoding.max_new_tokens,
     )
+    for prompt, ids in zip(prompts, encoded, strict=True):
+        if max(ids) >= pair.vocabulary:
+            raise UserError(
+                f"The tokenizer gives token {max(ids)} in the prompt '{prompt.id}' of "
+                f"'{prompts.name}', but the models have {pair.vocabulary} tokens; give the "
+                "tokenizer that belongs to both, with --template-from."
+            )
+    return encoded
 
 
 def texts_of(pair: ModelPair, completions: Sequence[Completion], chat: ChatFormat) -> list[str]:

@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from safety_neurons.errors import reading
+from safety_neurons.errors import UserError, reading
 from safety_neurons.models.completeness import require_whole
 from safety_neurons.models.sources import Resolved
 
@@ -67,8 +67,19 @@ def load_model(
         )
     model, loading = loaded
     notes = require_whole(folder, loading)
+    _require_end_tokens(folder, model)
     model.to(torch.device(device))
     return LoadedModel(model.eval().requires_grad_(False), notes)
+
+
+def _require_end_tokens(folder: Path, model: PreTrainedModel) -> None:
+    declared = model.generation_config.eos_token_id
+    ends = declared if isinstance(declared, list) else [declared]
+    if not all(end is None or type(end) is int for end in ends):
+        raise UserError(
+            f"'{folder}' has end tokens that are no token numbers ({declared}); correct its "
+            "generation_config.json."
+        )
 
 
 def _remedy(folder: Path) -> str:
@@ -99,6 +110,8 @@ def load_tokenizer(
             trust_remote_code=trust_remote_code,
         )
         tokenizer.padding_side = "left"
+        # What is wrong with its settings may show only when it is used.
+        tokenizer.decode(tokenizer("Hello")["input_ids"], skip_special_tokens=True)
     if adapter is not None and not own:
         template = _template_in(adapter)
         tokenizer.chat_template = template or tokenizer.chat_template

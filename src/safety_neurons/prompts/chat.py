@@ -72,7 +72,7 @@ class ChatFormat:
 
     def _applied(self, tokenizer: PreTrainedTokenizerBase, text: str, named: str) -> str:
         try:
-            return _apply(tokenizer, self.system, text, self.template_args)
+            return template.apply(tokenizer, self.system, text, self.template_args)
         except MemoryError:
             raise
         except Exception as error:  # a template may raise anything
@@ -83,9 +83,9 @@ class ChatFormat:
 
     def _blamed(self, tokenizer: PreTrainedTokenizerBase, text: str, named: str) -> tuple[str, str]:
         """What the template refuses, found by leaving one thing out at a time; the remedy."""
-        if self.system is not None and _applies(tokenizer, None, text, self.template_args):
+        if self.system is not None and template.applies(tokenizer, None, text, self.template_args):
             return "the system prompt", "leave --system out, or write its text into the prompts"
-        if self.template_args and _applies(tokenizer, self.system, text, {}):
+        if self.template_args and template.applies(tokenizer, self.system, text, {}):
             return f"{dict(self.template_args)}", "give other values with --template-arg"
         return named, template.REMEDY
 
@@ -131,34 +131,6 @@ class ChatFormat:
         """
         _, _, behind = self.render(tokenizer, EXAMPLE, named="a prompt").rpartition(EXAMPLE)
         return left_open(behind)
-
-
-def _apply(
-    tokenizer: PreTrainedTokenizerBase,
-    system: str | None,
-    text: str,
-    arguments: Mapping[str, Any],
-) -> str:
-    messages = [{"role": "user", "content": text}]
-    if system is not None:
-        messages.insert(0, {"role": "system", "content": system})
-    rendered = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True, **arguments
-    )
-    return str(rendered)
-
-
-def _applies(
-    tokenizer: PreTrainedTokenizerBase,
-    system: str | None,
-    text: str,
-    arguments: Mapping[str, Any],
-) -> bool:
-    try:
-        _apply(tokenizer, system, text, arguments)
-    except Exception:
-        return False
-    return True
 
 
 def encode_all(

@@ -109,6 +109,40 @@ def require_read(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any
         )
 
 
+def apply(
+    tokenizer: PreTrainedTokenizerBase,
+    system: str | None,
+    text: str,
+    arguments: Mapping[str, Any],
+) -> str:
+    """The chat of a system prompt, perhaps, and one prompt, up to where the answer begins.
+
+    Raises:
+        Exception: whatever the template raises.
+    """
+    messages = [{"role": "user", "content": text}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    rendered = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, **arguments
+    )
+    return str(rendered)
+
+
+def applies(
+    tokenizer: PreTrainedTokenizerBase,
+    system: str | None,
+    text: str,
+    arguments: Mapping[str, Any],
+) -> bool:
+    """Whether the template raises nothing."""
+    try:
+        apply(tokenizer, system, text, arguments)
+    except Exception:
+        return False
+    return True
+
+
 def require_text(text: str, what: str) -> None:
     """Raise UserError for half of a surrogate pair, which no tokenizer and no file takes."""
     try:
