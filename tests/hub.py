@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -76,7 +77,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(json.dumps(entries).encode(), True)
         elif not rest or rest[0] == "revision":
             files = [{"rfilename": e["path"]} for e in _tree(folder) if e["type"] == "file"]
-            about = {"id": name, "sha": COMMIT, "siblings": files, "private": False}
+            asked = rest[1] if len(rest) > 1 else "main"
+            commit = asked if re.fullmatch("[0-9a-f]{40}", asked) else _commit(folder)
+            about = {"id": name, "sha": commit, "siblings": files, "private": False}
             self._send(json.dumps({**about, "tags": [], "downloads": 0}).encode(), True)
         else:
             self._missing()
@@ -85,11 +88,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Content-Type", "application/json")
-        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Repo-Commit", self._asked_commit())
         self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
         self.end_headers()
         if with_body:
             self.wfile.write(body)
+
+    def _asked_commit(self) -> str:
+        found = re.search("/resolve/([0-9a-f]{40})/", self.path)
+        return found[1] if found else COMMIT
 
     def _missing(self, code: str = "EntryNotFound") -> None:
         self.send_response(404)
@@ -101,8 +108,15 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+def _commit(folder: Path) -> str:
+    """What `main` is: COMMIT, unless the folder has a file `.commit`."""
+    file = folder / ".commit"
+    return file.read_text() if file.is_file() else COMMIT
+
+
 def _tree(folder: Path, inside: str = "", recursive: bool = True) -> list[dict]:
-    found = (folder / inside).rglob("*") if recursive else (folder / inside).glob("*")
+    everything = (folder / inside).rglob("*") if recursive else (folder / inside).glob("*")
+    found = [path for path in everything if path.name != ".commit"]
     return [
         {
             "type": "directory" if path.is_dir() else "file",

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.hub import COMMIT, hub
 
@@ -42,7 +43,7 @@ def cli(zoo, tmp_path_factory):
             environment = {**os.environ, **settings}
             return subprocess.run(command, env=environment, capture_output=True, text=True)
 
-        run.home = home
+        run.home, run.root = home, root
         yield run
 
 
@@ -78,3 +79,27 @@ def test_what_the_hub_does_not_have_is_told_in_one_sentence(cli, tmp_path, wrong
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_stays_with_the_commit_that_it_was_found_on(cli, tmp_path):
+    """The branch moves on between two commands; the run knows what it was found on."""
+    moving = cli.root / "models/tiny/moving"
+    shutil.copytree(cli.root / "models/tiny/base", moving)
+    run, asked = tmp_path / "run", ("--max-new-tokens", "3", "--prompts", "hub:tiny/requests")
+    more = ("--prompt-column", "instruction")
+    source = ("--aligned", "tiny/moving+tiny/safe-adapter", "--unaligned", "tiny/moving")
+    done = cli("find", *source, "--out", str(run), *asked, *more)
+    assert done.returncode == 0, done.stderr
+    located = json.loads((run / "manifest.json").read_text())["models"]["unaligned"]["location"]
+    assert located["base"] == f"tiny/moving@{COMMIT}"
+    weights = moving / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.layers.0.mlp.down_proj.weight"] += 1
+    save_file(tensors, weights, {"format": "pt"})
+    (moving / ".commit").write_text(COMMIT[::-1])
+    again = cli("find", *source, "--out", str(run), *asked, *more)
+    assert again.returncode == 2, again.stderr
+    assert "model.safetensors" in again.stderr
+    out = tmp_path / "answers.jsonl"
+    done = cli("generate", str(run), "--share", "0.1", "--out", str(out), *asked, *more)
+    assert done.returncode == 0, done.stderr  # of the models that it was found on

@@ -29,7 +29,8 @@ GLOSSARY = (
     ),
     (
         "Refusal rate",
-        "Refusals ÷ all answers. Answers without a verdict (“unscored”: empty or unreadable) "
+        "Refusals ÷ all answers. Answers without a verdict (“unscored”: empty, unreadable, or "
+        "cut inside their reasoning) "
         "count as no refusal.",
     ),
     (
