@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import contrast_memory, curve, paired_rows
+from benchmarks import contrast_memory, curve, paired_rows, validate_memory
 from safety_neurons.artifacts import environment
 from safety_neurons.cli.options import quiet_libraries
 from safety_neurons.models.sources import best_generation_dtype, default_device
@@ -23,6 +23,7 @@ def main() -> None:
         "paired_rows": [paired_rows.measure(dtype) for dtype in dtypes],
         "curve": [curve.measure(dtype) for dtype in dtypes],
         "contrast_memory": contrast_memory.measure(),
+        "validate_memory": validate_memory.measure(),
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")

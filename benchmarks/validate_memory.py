@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import re
 import subprocess
 import sys
@@ -21,50 +22,50 @@ from safety_neurons.models import ModelPair, Side
 from safety_neurons.neurons import NeuronSet
 from safety_neurons.prompts import Kind, Split, builtin
 
-SETTINGS, BATCH, NEW_TOKENS, SETTLED = 8, 4, 12, 4
-"""Neuron sets; prompts of a batch; tokens of an answer; batches until memory has settled."""
+SETTINGS, BATCH, NEW_TOKENS = 8, 4, 12
+"""Neuron sets, prompts of a batch, tokens of an answer."""
+SETTLED = 4
+"""So many batches may pass until memory must have settled."""
 
 
-def resident_mb(what: str = "VmRSS") -> float:
-    """Resident memory of this process in MB, now or (`VmHWM`) at its highest."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(rf"{what}:\s+(\d+) kB", status)[1]) / 1024
-
-
-def decode_batches(batches: int, prompts: int = BATCH, new_tokens: int = NEW_TOKENS) -> list[float]:
-    """Resident memory in MB after each batch."""
+def decode_batches(count: int) -> list[float]:
+    """Resident memory in MB after each of `count` batches."""
     pair = ModelPair.embedded()
-    decoding = Decoding(max_new_tokens=new_tokens)
-    asked = encode_prompts(
-        pair, builtin(Kind.HARMFUL, Split.TRAIN).limited(batches * prompts), decoding
-    )
+    decoding = Decoding(max_new_tokens=NEW_TOKENS, batch_size=BATCH)
+    prompts = builtin(Kind.HARMFUL, Split.TRAIN).limited(count * BATCH)
+    asked = encode_prompts(pair, prompts, decoding)
     top = NeuronSet.of(torch.arange(0, pair.layout.total, 50), pair.layout)
     sets = [top, *(top.matched_random(seed) for seed in range(SETTINGS - 1))]
     gc.collect()
     gc.disable()
     found = []
-    for of_batch in decoding.batches(asked):
-        for start in range(0, len(of_batch), prompts):
-            now = [asked[i] for i in of_batch[start : start + prompts]]
-            decode(pair, now, Side.UNALIGNED, sets, max_new_tokens=new_tokens)
-            found.append(resident_mb())
+    for batch in decoding.batches(asked):
+        tokens = [asked[i] for i in batch]
+        decode(pair, tokens, Side.UNALIGNED, sets, max_new_tokens=NEW_TOKENS)
+        found.append(_resident_mb())
     return found
 
 
-def measure(batches: int = 16) -> dict[str, Any]:
-    """Resident memory once it has settled and after the last batch, and their ratio."""
-    command = [sys.executable, "-m", "benchmarks.validate_memory", str(batches)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+def _resident_mb() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
+
+
+def measure(count: int = 16) -> dict[str, Any]:
+    """Resident memory after every batch, and that after the last by that when it had settled."""
+    # Without a fixed threshold glibc keeps freed blocks as it sees fit.
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144"}
+    command = [sys.executable, "-m", "benchmarks.validate_memory", str(count)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=env)
     found = json.loads(done.stdout)
     return {
         "settings": SETTINGS,
         "prompts": BATCH,
         "new_tokens": NEW_TOKENS,
-        "batches": len(found),
         "resident_mb": [round(mb) for mb in found],
         "ratio": round(found[-1] / found[SETTLED - 1], 3),
     }
 
 
 if __name__ == "__main__":
-    print(json.dumps(decode_batches(*map(int, sys.argv[1:]))))
+    print(json.dumps(decode_batches(int(sys.argv[1]))))

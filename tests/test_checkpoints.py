@@ -138,3 +138,28 @@ def test_weights_that_are_not_finite_are_said_at_load(zoo, tmp_path):
     source = changed(zoo, tmp_path, lambda t: {**t, DOWN: t[DOWN] * torch.inf})
     with pytest.raises(UserError, match="not finite"):
         load(source)
+
+
+def test_what_a_library_warns_of_is_told(zoo, tmp_path):
+    """A setting that is not understood is left out, and its log is all that says so."""
+    folder = Path(shutil.copytree(zoo.base("llama"), tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"]["scaling_by"] = 2
+    (folder / "config.json").write_text(json.dumps(config))
+    (note,) = load(str(folder)).notes
+    assert "scaling_by" in note
+
+
+def test_a_model_without_a_chat_template_is_told(zoo, tmp_path):
+    folder = Path(shutil.copytree(zoo.base("llama"), tmp_path / "model"))
+    (folder / "chat_template.jinja").unlink()
+    (note,) = load(str(folder)).notes
+    assert "no chat template" in note
+
+
+def test_a_template_that_only_processors_read_is_used(zoo, tmp_path):
+    folder = Path(shutil.copytree(zoo.base("llama"), tmp_path / "model"))
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").unlink()
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    assert load(str(folder)).tokenizer.chat_template == template

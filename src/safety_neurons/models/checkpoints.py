@@ -21,6 +21,7 @@ from safety_neurons.errors import UserError, reading
 from safety_neurons.models.completeness import require_whole
 from safety_neurons.models.sources import Resolved
 
+_TOKENIZER_REMEDY = "save its tokenizer again with save_pretrained"
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 
 
@@ -103,7 +104,7 @@ def load_tokenizer(
     adapter = resolved.adapter.folder if resolved.adapter else None
     own = adapter is not None and any((adapter / name).is_file() for name in _VOCABULARIES)
     folder = adapter if adapter is not None and own else resolved.base
-    with reading(folder, remedy="save its tokenizer again with save_pretrained"):
+    with reading(folder, remedy=_TOKENIZER_REMEDY):
         tokenizer = AutoTokenizer.from_pretrained(
             folder,
             config=AutoConfig.from_pretrained(resolved.base, trust_remote_code=trust_remote_code),
@@ -113,17 +114,23 @@ def load_tokenizer(
         # What is wrong with its settings may show only when it is used.
         tokenizer.decode(tokenizer("Hello")["input_ids"], skip_special_tokens=True)
     if adapter is not None and not own:
-        template = _template_in(adapter)
-        tokenizer.chat_template = template or tokenizer.chat_template
+        tokenizer.chat_template = _template_in(adapter) or tokenizer.chat_template
+    # transformers looks into `chat_template.json` for processors of images alone.
+    tokenizer.chat_template = tokenizer.chat_template or _template_in(folder)
     return tokenizer
 
 
-def _template_in(adapter: Path) -> str | None:
-    """The chat template that lies in an adapter's folder without a tokenizer."""
-    file, config = adapter / "chat_template.jinja", adapter / "tokenizer_config.json"
-    with reading(file if file.is_file() else config, remedy="save the adapter's tokenizer again"):
+def _template_in(folder: Path) -> str | None:
+    """The chat template that lies in a folder, beside a tokenizer or without one."""
+    plain = folder / "chat_template.jinja"
+    if plain.is_file():
+        with reading(plain, remedy=_TOKENIZER_REMEDY):
+            return plain.read_text(encoding="utf-8")
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        file = folder / name
         if file.is_file():
-            return file.read_text(encoding="utf-8")
-        if config.is_file():
-            return json.loads(config.read_text(encoding="utf-8")).get("chat_template")
+            with reading(file, remedy=_TOKENIZER_REMEDY):
+                template = json.loads(file.read_text(encoding="utf-8")).get("chat_template")
+            if template:
+                return template
     return None

@@ -38,7 +38,6 @@ def convert_once(file: Path, folder: Path) -> Path:
     """Convert `file` into `folder` unless that is there already; all of it or nothing."""
     if is_whole(folder):
         return folder
-    remove(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
     try:
@@ -46,6 +45,8 @@ def convert_once(file: Path, folder: Path) -> Path:
         written = sorted(path for path in draft.iterdir())
         names = [path.name for path in written]
         write_json(draft / _WRITTEN, dict(zip(names, digests_of(written), strict=True)))
+        if not is_whole(folder):
+            remove(folder)
         try:
             draft.rename(folder)
         except OSError:  # another process was faster

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -18,7 +18,15 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from safety_neurons.errors import UserError
-from safety_neurons.models import adapters, checkpoints, comparison, devices, proofs, sources
+from safety_neurons.models import (
+    adapters,
+    checkpoints,
+    comparison,
+    devices,
+    notices,
+    proofs,
+    sources,
+)
 from safety_neurons.models.identity import Contents
 from safety_neurons.models.pair import ModelPair, Side, SideModel
 from safety_neurons.models.proofs import Reference
@@ -37,6 +45,18 @@ def load_pair(
     """As `ModelPair.load` says."""
     device = devices.default_device() if device is None else device
     devices.require_device(device)
+    with notices.collected() as notes:
+        pair = _load(named, dtype, device, trust_remote_code, template_from)
+    return replace(pair, notes=(*pair.notes, *notes))
+
+
+def _load(
+    named: Mapping[Side, str | Source],
+    dtype: torch.dtype,
+    device: str,
+    trust_remote_code: bool,
+    template_from: Literal["aligned", "unaligned"] | None,
+) -> ModelPair:
     found = {
         side: sources.resolve(
             Source.parse(name) if isinstance(name, str) else name,
@@ -58,15 +78,16 @@ def load_pair(
     _require_same_neurons(sides)
     for side in contents.values():
         side.require_unchanged()
+    if not tokenizer.chat_template:
+        loader.notes.append("The tokenizer has no chat template, so prompts are sent as they are.")
     pair = ModelPair(
         sides,
         tokenizer,
         {str(side): _provenance(r, contents[side]) for side, r in found.items()},
         {"trust_remote_code": trust_remote_code, "template_from": template_from},
-        tuple(dict.fromkeys(loader.notes)),
     )
     proved = proofs.prove_adapters(pair, loader.tokens, loader.references)
-    return ModelPair(sides, tokenizer, pair.provenance, pair.loading, (*pair.notes, *proved))
+    return replace(pair, notes=(*dict.fromkeys(loader.notes), *proved))
 
 
 def _provenance(resolved: Resolved, contents: Contents) -> dict[str, Any]:

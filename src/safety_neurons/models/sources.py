@@ -14,11 +14,11 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
-from safety_neurons.errors import UserError, reason_of
+from safety_neurons.errors import UserError, reading
 from safety_neurons.models import adapters, embedded, gguf
 
 _EMBEDDED = (embedded.UNALIGNED, embedded.ALIGNED)
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_HUB_ID = re.compile(r"([\w.-]+/)?[\w.-]+(@[\w./-]+)?")
 _TEXT_FILES = ["*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt"]
 
 
@@ -165,13 +165,11 @@ def _folder(name: str, patterns: list[str]) -> Path:
     if _exists(name) or not _HUB_ID.fullmatch(name) or name.startswith((".", "~")):
         raise UserError(f"'{name}' is neither a folder, a .gguf file nor a Hub id (owner/name).")
     owner_and_name, _, revision = name.partition("@")
-    try:
+    with reading(
+        name,
+        fault="is no local folder and could not be had from the Hub",
+        remedy="check the name, the network, and for gated models HF_TOKEN",
+    ):
         return Path(
             snapshot_download(owner_and_name, revision=revision or None, allow_patterns=patterns)
         )
-    except Exception as error:  # the client's, the network's and the file system's kinds
-        raise UserError(
-            f"'{name}' is no local folder and could not be had from the Hub "
-            f"({reason_of(error, 160)}); check the name, the network, and for gated models "
-            "HF_TOKEN."
-        ) from error

@@ -54,8 +54,8 @@ def caveats(figures: Figures, rule: Rule) -> Iterator[str]:
         yield f"The effect is below {percent(WEAK_EFFECT)}."
     if claim.unscored:
         yield (
-            f"{plural(claim.unscored, 'patched answer')} of {count(claim.n)} had no verdict (empty, "
-            "unreadable, or cut inside their reasoning) and count as no refusal."
+            f"{plural(claim.unscored, 'patched answer')} of {count(claim.n)} had no verdict "
+            "(empty, unreadable, or cut inside their reasoning) and count as no refusal."
         )
     yield from _harmless_caveat(figures)
 
