@@ -302,6 +302,11 @@ def test_trying_a_place_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def listening() -> None:
+    """Tests that run in the background inherit that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_schedulers_stop_ends_like_ctrl_c(find_arguments, tmp_path, number):
@@ -314,6 +319,7 @@ def test_a_schedulers_stop_ends_like_ctrl_c(find_arguments, tmp_path, number):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=listening,
     )
     until = time.monotonic() + 60
     while not list(run.glob("state/find/*")) and time.monotonic() < until:
@@ -341,6 +347,7 @@ def test_ctrl_c_during_the_imports_is_no_traceback(tmp_path):
         ],
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=listening,
     )
     for line in process.stderr:
         if "torch" in line:

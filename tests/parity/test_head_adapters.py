@@ -263,8 +263,8 @@ def test_a_bypassed_unembedding_without_adapter_is_an_error_too(zoo, monkeypatch
     """Its rows would be taken for those of the side that was asked for."""
     pair = ModelPair.load(*[str(zoo.base("llama"))] * 2, dtype=torch.float64, device="cpu")
     model = pair.sides[A].model
-    monkeypatch.setattr(model, "get_output_embeddings", lambda: torch.nn.Identity())
     tokens = dict.fromkeys(Side, left_padded(prompts((3, 3)), pair))
+    monkeypatch.setattr(model, "get_output_embeddings", lambda: torch.nn.Identity())
     with (
         PairedRows(pair, dict.fromkeys(Side, 2)) as rows,
         pytest.raises(InterventionError, match=r"unembedding \(0 calls\)"),

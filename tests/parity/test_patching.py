@@ -55,7 +55,7 @@ def decoded(monkeypatch):
     """`decode` under one patch, and of each prompt the recipient's logits, `step vocab`."""
     labels: list[int] = []
     seen: dict[int, list[torch.Tensor]] = {}
-    recipient = U
+    recipient = None  # passes outside of a run are not watched
     forward, rearrange = PairedRows.forward, PairedRows.rearrange
 
     def watched_forward(self, tokens, **options):
@@ -68,7 +68,9 @@ def decoded(monkeypatch):
 
     def watched_rearrange(self, rows):
         # The row that has read what all prompts share becomes a row for each prompt.
-        labels[:] = [labels[i] for i in rows[recipient]] if labels else range(len(rows[recipient]))
+        if recipient in rows:
+            came = rows[recipient]
+            labels[:] = [labels[i] for i in came] if labels else range(len(came))
         rearrange(self, rows)
 
     monkeypatch.setattr(PairedRows, "forward", watched_forward)
