@@ -188,12 +188,20 @@ class RunFolder:
         return None
 
     @contextlib.contextmanager
-    def stage(self, name: str, config: dict[str, Any], results: Iterable[str]) -> Iterator[Stage]:
+    def stage(
+        self,
+        name: str,
+        config: dict[str, Any],
+        results: Iterable[str],
+        *,
+        read_by: Iterable[str] = (),
+    ) -> Iterator[Stage]:
         """A stage, from its beginning to its results in place, with options and seconds recorded.
 
         Args:
             config: what decides the results.
             results: files that this stage writes, each to `Stage.file`.
+            read_by: stages made of these results; where these change, theirs go.
         """
         with self.writing():
             running = self.manifest.setdefault("running", {})
@@ -207,7 +215,7 @@ class RunFolder:
             stage = Stage(drafts, time.monotonic(), before)
             try:
                 yield stage
-                self._complete(name, config, stage, results)
+                self._complete(name, config, stage, results, read_by)
             except BaseException:
                 if name in running:
                     running[name]["seconds"] = stage.elapsed()
@@ -219,9 +227,16 @@ class RunFolder:
                 remove(drafts)
 
     def _complete(
-        self, name: str, config: dict[str, Any], stage: Stage, results: Iterable[str]
+        self,
+        name: str,
+        config: dict[str, Any],
+        stage: Stage,
+        results: Iterable[str],
+        read_by: Iterable[str],
     ) -> None:
         digests = {result: sha256_of(stage.file(result)) for result in results}
+        changed = digests != self._entry(name).get("results", digests)
+        outdated = [self.manifest["stages"].pop(later, {}) for later in read_by if changed]
         for result in digests:
             stage.file(result).replace(self.file(result))
         self.manifest["stages"][name] = {
@@ -233,6 +248,9 @@ class RunFolder:
         }
         del self.manifest["running"][name]
         self._write_manifest()
+        for entry in outdated:
+            for result in entry.get("results", {}):
+                remove(self.file(result))
 
     def config(self, stage: str) -> dict[str, Any]:
         """The options of a complete stage, {} if there is none."""

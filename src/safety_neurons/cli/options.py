@@ -83,7 +83,9 @@ def parse_dtype(name: str, device: str | None) -> torch.dtype:
     from safety_neurons.models import devices
 
     if name == "auto":
-        return devices.best_generation_dtype(device or devices.default_device())
+        device = devices.default_device() if device is None else device
+        devices.require_device(device)
+        return devices.best_generation_dtype(device)
     known = ("float32", "bfloat16", "float16", "float64")
     if name not in known:
         raise UserError(f"'{name}' is no dtype; give auto, {', '.join(known)}.")

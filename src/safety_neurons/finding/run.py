@@ -108,7 +108,8 @@ def _find(
 ) -> None:
     for note in pair.notes:
         progress.note(note)
-    with run.stage("find", config, results=[TABLE, COMPLETIONS]) as stage:
+    results, read_by = [TABLE, COMPLETIONS], ["validate", "report"]
+    with run.stage("find", config, results, read_by=read_by) as stage:
         run.record(
             shared_weights=pair.shared,
             notes=list(pair.notes),

@@ -63,7 +63,7 @@ def validate(
         "dtype": str(pair.dtype).removeprefix("torch."),
         "judge": judge.name,
     }
-    with run.stage("validate", config, results=[SUMMARY, SAMPLES]) as stage:
+    with run.stage("validate", config, [SUMMARY, SAMPLES], read_by=["report"]) as stage:
         chat = ChatFormat.of_config(run.config("find"))
         exam = Examination(pair, judge, options.decoding, chat, run, progress)
         measured = Measurements(exam, prompts, options, rankings)
