@@ -51,7 +51,7 @@ def _resident_mb() -> float:
     return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
 
 
-def measure(count: int = 16) -> dict[str, Any]:
+def measure(count: int = 12) -> dict[str, Any]:
     """Resident memory after every batch, and that after the last by that when it had settled."""
     # Without a fixed threshold glibc keeps freed blocks as it sees fit.
     env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144"}

@@ -126,7 +126,7 @@ def prove_adapters(
         apart = require_same(name, found[side], reference.logits)
         if pair.dtype not in _EXACT and reference.adapter:
             notes.append(
-                f"The adapter '{name}' as it is run here and as PEFT runs it differ by {apart:.1%} "
+                f"The adapter '{name}' as it is run here and as PEFT runs it differ by {apart:.2%} "
                 f"of the largest logit in {str(pair.dtype).removeprefix('torch.')}."
             )
     return notes
