@@ -5,45 +5,48 @@ Nothing of weight is imported before a stop would be answered: the imports take 
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
-from types import FrameType
+from typing import TextIO
 
-from safety_neurons.errors import EXIT_STOPPED
-
-_STOPS = ("SIGTERM", "SIGHUP")
+from safety_neurons import stops
+from safety_neurons.errors import EXIT_MISTAKE
 
 
 def main() -> None:
     """Entry point."""
-    stop_like_ctrl_c()
+    stops.listen()
+    _write_anything(sys.stdout)
+    _write_anything(sys.stderr)
+    _require_unicode(sys.argv)
     try:
         from safety_neurons.cli import app
 
         app()
-    except KeyboardInterrupt:
-        # Before a command that would say more, or behind it.
-        sys.stderr.write("Stopped. Nothing was begun; run the same command again.\n")
-        raise SystemExit(EXIT_STOPPED) from None
+    except BaseException:
+        # Before a command that would say more, or behind it; also where a library made something
+        # else of the interruption.
+        if not stops.was_asked():
+            raise
+        if not stops.was_told():
+            stops.tell("Stopped. Nothing was begun; run the same command again.")
+        raise SystemExit(stops.EXIT_STOPPED) from None
 
 
-def stop_like_ctrl_c() -> None:
-    """Let a scheduler's stop, and a terminal that is closed, raise KeyboardInterrupt.
-
-    Signals that are ignored stay so (`nohup`).
-    """
-    for name in _STOPS:
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            with contextlib.suppress(ValueError):  # not in the main thread
-                signal.signal(number, _stop)
+def _write_anything(stream: TextIO | None) -> None:
+    """A terminal that lacks a character shall not end a command when its work is done."""
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="replace")
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    # A second signal must not tear what the first one tidies up.
-    signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+def _require_unicode(arguments: list[str]) -> None:
+    """Names of files go into manifests and messages, which are UTF-8."""
+    for argument in arguments[1:]:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            sys.stderr.write(f"{argument!r} is not in UTF-8; give names that are.\n")
+            raise SystemExit(EXIT_MISTAKE) from None
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ from pathlib import Path
 
 EXIT_MISTAKE = 2
 """The command line's exit code for what the user can put right."""
-EXIT_STOPPED = 130
-"""That of a stop, by Ctrl-C or a scheduler: what a shell tells of Ctrl-C."""
 
 
 class SafetyNeuronsError(Exception):

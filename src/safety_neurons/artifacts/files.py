@@ -13,9 +13,21 @@ from typing import Any
 
 from safety_neurons.errors import UserError, reason_of
 
+RUN_FILES = (
+    "manifest.json",
+    "neurons.parquet",
+    "completions.jsonl",
+    "samples.jsonl",
+    "summary.json",
+    "report.html",
+    ".lock",
+)
+"""What a run folder holds beside comparisons, the manifest first."""
+
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` make a file under another name, then move it to `path`."""
+    """Let `write` make a file under another name, then move it to `path`, or to what that links."""
+    path = Path(os.path.realpath(path))
     descriptor, name = tempfile.mkstemp(prefix=path.name + ".", dir=path.parent)
     os.close(descriptor)
     draft = Path(name)
@@ -75,12 +87,17 @@ def require_place(path: str | Path, *, folder: bool = False) -> None:
             path.lstat()
         if not folder and path.is_dir():
             raise UserError(f"'{path}' is a folder; name a file in it.")
+        if not folder and path.exists() and not path.is_file():
+            raise UserError(f"'{path}' is no ordinary file, and would be replaced by one.")
+        if not folder and path.name in RUN_FILES and (home / RUN_FILES[0]).is_file():
+            raise UserError(f"'{path}' is a file of a run, which would be lost; name another.")
         if folder and path.exists() and not path.is_dir():
             raise UserError(f"'{path}' is a file; name a folder.")
         for missing in reversed([p for p in (home, *home.parents) if not p.exists()]):
             missing.mkdir()
             made.append(missing)
-        with tempfile.TemporaryFile(dir=home):
+        # The draft's name is a little longer than the file's own.
+        with tempfile.NamedTemporaryFile(dir=home, prefix="" if folder else f"{path.name}."):
             pass
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or reason_of(error)

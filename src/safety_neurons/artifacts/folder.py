@@ -25,7 +25,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from safety_neurons.artifacts.digests import sha256_of
+from safety_neurons.artifacts.digests import digest, sha256_of
 from safety_neurons.artifacts.environment import environment
 from safety_neurons.artifacts.files import remove, write_json
 from safety_neurons.errors import UserError, reading
@@ -206,7 +206,8 @@ class RunFolder:
         with self.writing():
             running = self.manifest.setdefault("running", {})
             earlier = running.get(name, {})
-            before = earlier.get("seconds", 0.0) if earlier.get("config") == config else 0.0
+            goes_on = digest(earlier.get("config")) == digest(config)
+            before = earlier.get("seconds", 0.0) if goes_on else 0.0
             running[name] = {"config": config, "seconds": before}
             drafts = self.path / "state" / "drafts" / name
             self._write_manifest()
@@ -247,10 +248,10 @@ class RunFolder:
             "environment": environment(),
         }
         del self.manifest["running"][name]
-        self._write_manifest()
         for entry in outdated:
             for result in entry.get("results", {}):
                 remove(self.file(result))
+        self._write_manifest()
 
     def config(self, stage: str) -> dict[str, Any]:
         """The options of a complete stage, {} if there is none."""
@@ -281,7 +282,7 @@ def _refuse_foreign(path: Path) -> None:
 
 def _read_manifest(file: Path) -> dict[str, Any]:
     with reading(file, remedy=DAMAGED):
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
         if manifest["format"] > FORMAT:
             raise UserError(
                 f"'{file.parent}' was written by a later version of safety-neurons; update this "
@@ -291,4 +292,21 @@ def _read_manifest(file: Path) -> dict[str, Any]:
         # Read here what the methods above read, so that a damaged file is told as one.
         for entry in entries:
             {**entry["config"]}, entry.get("results", {}).items(), float(entry.get("seconds", 0))
+        for model in (manifest.get("models") or {}).values():
+            _require_texts(model.get("location", {}).values())
+            _require_texts(model.get("files", {}).values())
+            _require_texts([model.get("source")])
+        found_with = manifest["stages"].get("find", {}).get("config", {})
+        _require_texts([found_with.get("system")])
+        {**(found_with.get("template_args") or {})}
     return manifest
+
+
+def _require_texts(values: Iterable[Any]) -> None:
+    for value in values:
+        if not isinstance(value, str | None):
+            raise TypeError(f"{value!r} stands where a text is expected")
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")

@@ -9,7 +9,8 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
-from safety_neurons.errors import EXIT_MISTAKE, EXIT_STOPPED, UserError, number_of
+from safety_neurons import stops
+from safety_neurons.errors import EXIT_MISTAKE, UserError, number_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,10 +37,12 @@ def _explained(command: Callable[P, R], stopped: str) -> Callable[P, R]:
         except UserError as error:
             raise _ended(str(error), EXIT_MISTAKE) from None
         except KeyboardInterrupt:
-            raise _ended(stopped, EXIT_STOPPED) from None
+            raise _stopped(stopped) from None
         except BrokenPipeError:
             raise  # nobody reads what is printed any more; typer ends in silence
         except Exception as error:
+            if stops.was_asked():  # a library made something else of the interruption
+                raise _stopped(stopped) from None
             sentence = _of_the_system(error) or _of_too_little_memory(error)
             if sentence is None:
                 raise
@@ -70,6 +73,11 @@ def _of_the_system(error: Exception) -> str | None:
     return None
 
 
+def _stopped(sentence: str) -> typer.Exit:
+    stops.tell(sentence)
+    return typer.Exit(stops.EXIT_STOPPED)
+
+
 def _ended(sentence: str, code: int) -> typer.Exit:
-    typer.secho(sentence, err=True, fg=typer.colors.RED if code == EXIT_MISTAKE else None)
+    typer.secho(sentence, err=True, fg=typer.colors.RED)
     return typer.Exit(code)

@@ -57,7 +57,9 @@ def harmful_prompts(source: str | None, column: str, limit: int | None, seed: in
     """The prompts to find neurons on: a file's, or the built-in split `find`."""
     from safety_neurons.prompts import Kind, Split, builtin, load_prompts
 
-    found = load_prompts(source, column=column) if source else builtin(Kind.HARMFUL, Split.FIND)
+    found = (
+        builtin(Kind.HARMFUL, Split.FIND) if source is None else load_prompts(source, column=column)
+    )
     return found.limited(limit, seed=seed)
 
 

@@ -48,12 +48,18 @@ def command(
     folder.require("find")
     asked = load_prompts(prompts, column=prompt_column).limited(limit, seed=seed)
     rankings = read_table(folder.result("find", TABLE))
-    name = o.parse_choice(ranking, RankingName, "ranking") if ranking else next(iter(rankings))
+    name = (
+        o.parse_choice(ranking, RankingName, "ranking")
+        if ranking is not None
+        else next(iter(rankings))
+    )
     if name not in rankings:
         raise UserError(
             f"'{run}' has no ranking '{name}', only {', '.join(rankings)}; choose one of them."
         )
     neurons = rankings[name].top(share)
+    if not len(neurons):
+        raise UserError(f"A share of {share:g} is no neuron at all; give a larger one.")
     pair = o.load_pair_of(folder, dtype=dtype, device=device)
     decoding = Decoding(max_new_tokens, batch_size)
     chat = ChatFormat.of_config(folder.config("find"))

@@ -40,6 +40,12 @@ def command(
             )
     with reading(answers, fault="holds what JSON cannot", remedy="leave out or rewrite the column"):
         json.dumps(rows, allow_nan=False)
+    if out.exists() and Path(answers).exists() and out.samefile(answers):
+        raise UserError(f"'{out}' is what is to be judged; name another file for the result.")
+    if any("verdict" in row for row in rows):
+        raise UserError(
+            f"'{answers}' has a column 'verdict' already, which would be lost; rename or remove it."
+        )
     judge = RefusalJudge()
     responses = [row[response_column] or "" for row in rows]
     verdicts = verdicts_on(judge, [str(row[prompt_column] or "") for row in rows], responses)

@@ -119,9 +119,17 @@ def parse_template_args(given: list[str] | None) -> dict[str, Any]:
     return arguments
 
 
+_TRUTHS = ("true", "false", "yes", "no", "on", "off")
+
+
 def _parse_value(text: str) -> Any:
     # Python's spelling, too: to a template, the text "False" is true.
     plain = text.strip().lower() if text.strip() in ("True", "False") else text
+    if plain.strip().lower() in _TRUTHS and plain.strip() not in ("true", "false"):
+        raise UserError(
+            f"'{text}' is a text to a template, and so true; write true or false (or "
+            f"'\"{text}\"' if the text is meant)."
+        )
     try:
         return json.loads(plain, parse_constant=lambda name: name)
     except (ValueError, RecursionError):
@@ -150,7 +158,7 @@ def load_pair(
     from safety_neurons.models import ModelPair, Side
 
     quiet_libraries()
-    side = parse_choice(template_from, Side, "side") if template_from else None
+    side = None if template_from is None else parse_choice(template_from, Side, "side")
     return ModelPair.load(
         aligned,
         unaligned,

@@ -75,12 +75,12 @@ def test_prompts(
     from safety_neurons.validation import TestPrompts
 
     chosen = TestPrompts.builtin()
-    if harmful:
+    if harmful is not None:
         select, test = _select_and_test(harmful, column, seed)
         chosen = replace(chosen, select=select, test=test)
-    if harmless:
+    if harmless is not None:
         chosen = replace(chosen, harmless=load_prompts(harmless, column=column))
-    if borderline:
+    if borderline is not None:
         chosen = replace(chosen, borderline=load_prompts(borderline, column=column))
     return chosen
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from safety_neurons.activations import AttributionSums, ContrastSums, attribute, contrast
 from safety_neurons.artifacts import RunFolder, Stage, digest, versions, write_whole
-from safety_neurons.errors import UserError, gathered
+from safety_neurons.artifacts.folder import DAMAGED
+from safety_neurons.errors import UserError, gathered, reading
 from safety_neurons.finding.accumulate import accumulate
 from safety_neurons.finding.completions import FILE as COMPLETIONS
 from safety_neurons.finding.completions import Completions, complete
@@ -87,7 +88,7 @@ def find(
     encode_prompts(pair, prompts, options.decoding, chat)
     run = RunFolder.begin(out)
     with run.writing():
-        if "models" in run.manifest:
+        if run.is_complete("find"):
             require_same_models(run, pair)
         _refuse_other_run(run, config)
         # The same models may lie in another place now.
@@ -170,9 +171,11 @@ def require_same_models(run: RunFolder, pair: ModelPair) -> None:
 
 
 def _refuse_other_run(run: RunFolder, config: dict[str, Any]) -> None:
-    earlier = run.config("find") or run.begun("find")
-    asked, held = _deciding(config), _deciding(earlier)
-    differing = [key for key in asked if earlier and held.get(key) != asked[key]]
+    earlier = run.config("find")
+    with reading(run.manifest_file, remedy=DAMAGED):
+        asked, held = _deciding(config), _deciding(earlier)
+    # By their digests: Python takes 0 and False for the same.
+    differing = [k for k in asked if earlier and digest(held.get(k)) != digest(asked[k])]
     if not differing:
         return
     raise UserError(
@@ -183,10 +186,14 @@ def _refuse_other_run(run: RunFolder, config: dict[str, Any]) -> None:
 
 
 def _deciding(config: dict[str, Any]) -> dict[str, Any]:
-    """`config` without names of files: prompts are what they hold, wherever they lie."""
-    if "prompts" not in config:
+    """`config` without what decides nothing: where prompts lie, how many run together."""
+    if not config:
         return config
-    return {**config, "prompts": {**config["prompts"], "name": None}}
+    return {
+        **config,
+        "prompts": {**config["prompts"], "name": None},
+        "decoding": {**config["decoding"], "batch_size": None},
+    }
 
 
 def _rank(

@@ -53,6 +53,7 @@ _OWN = ("lora_", "ia3_l")
 """What the names of an adapter's own tensors hold."""
 _PREFIX = "base_model.model."
 _REMEDY = "give the base model that it was trained on"
+_MERGE_REMEDY = "merge it into a checkpoint where it was trained, and give that"
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -202,7 +203,8 @@ def merge(
                 "PEFT's path_initial_model_for_weight_conversion, or merge it where it was trained."
             )
     proofs.require_effect(label, reference.logits, without)
-    merged = adapted.merge_and_unload()
+    with reading(label, remedy=_MERGE_REMEDY, fault="cannot be merged into its base model"):
+        merged = adapted.merge_and_unload()
     proofs.require_same(label, proofs.logits_of(merged, tokens), reference.logits)
     return Merged(merged, reference)
 

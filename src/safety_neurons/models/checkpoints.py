@@ -68,9 +68,17 @@ def load_model(
         )
     model, loading = loaded
     notes = require_whole(folder, loading)
+    _require_readable(folder / "generation_config.json")
     _require_end_tokens(folder, model)
     model.to(torch.device(device))
     return LoadedModel(model.eval().requires_grad_(False), notes)
+
+
+def _require_readable(file: Path) -> None:
+    """transformers goes on without one that it cannot read, and so without its end tokens."""
+    if file.exists():
+        with reading(file, remedy="save the model again, or remove the file"):
+            dict(json.loads(file.read_text(encoding="utf-8")).items())
 
 
 def _require_end_tokens(folder: Path, model: PreTrainedModel) -> None:
@@ -102,7 +110,7 @@ def load_tokenizer(
         UserError: if there is none, or it cannot be read.
     """
     adapter = resolved.adapter.folder if resolved.adapter else None
-    own = adapter is not None and any((adapter / name).is_file() for name in _VOCABULARIES)
+    own = adapter is not None and _has_vocabulary(adapter)
     folder = adapter if adapter is not None and own else resolved.base
     with reading(folder, remedy=_TOKENIZER_REMEDY):
         tokenizer = AutoTokenizer.from_pretrained(
@@ -120,17 +128,41 @@ def load_tokenizer(
     return tokenizer
 
 
-def _template_in(folder: Path) -> str | None:
+def unread_beside(resolved: Resolved) -> list[str]:
+    """A sentence on settings in an adapter's folder that say nothing without a vocabulary there."""
+    if resolved.adapter is None:
+        return []
+    names = ["generation_config.json"]
+    if not _has_vocabulary(resolved.adapter.folder):
+        names += ["added_tokens.json", "special_tokens_map.json", "tokenizer_config.json"]
+    there = [name for name in names if (resolved.adapter.folder / name).is_file()]
+    if not there:
+        return []
+    return [
+        f"Beside the adapter '{resolved.source.adapter}' lie {', '.join(there)}; what they say of "
+        "tokens is not read, the base model's is (a chat template is)."
+    ]
+
+
+def _has_vocabulary(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _VOCABULARIES)
+
+
+def _template_in(folder: Path) -> str | dict[str, str] | None:
     """The chat template that lies in a folder, beside a tokenizer or without one."""
     plain = folder / "chat_template.jinja"
     if plain.is_file():
         with reading(plain, remedy=_TOKENIZER_REMEDY):
-            return plain.read_text(encoding="utf-8")
+            text = plain.read_text(encoding="utf-8")
+        if text:
+            return text
     for name in ("tokenizer_config.json", "chat_template.json"):
         file = folder / name
         if file.is_file():
             with reading(file, remedy=_TOKENIZER_REMEDY):
                 template = json.loads(file.read_text(encoding="utf-8")).get("chat_template")
+                if isinstance(template, list):  # several, each with a name
+                    template = {each["name"]: each["template"] for each in template}
             if template:
                 return template
     return None

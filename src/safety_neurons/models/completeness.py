@@ -13,6 +13,10 @@ from typing import Any
 from safety_neurons.errors import gathered
 
 _IN_A_LAYER = re.compile(r"\.\d+\.")
+_DEAD = re.compile(
+    r"masked_bias$|\.(attn|attention)\.bias$|inv_freq$|\.[kv]_scale$|\.[kv]_proj\.output_scale$"
+)
+"""Buffers that older versions saved, and scales of quantised caches: no weights."""
 _NAMED = 3
 
 
@@ -31,7 +35,7 @@ def require_whole(source: Path | str, loading: Mapping[str, Any]) -> list[str]:
             a layer and have no place in the model.
     """
     unread = set(loading["unexpected_keys"])
-    of_layers = {name for name in unread if _IN_A_LAYER.search(name)}
+    of_layers = {name for name in unread if _IN_A_LAYER.search(name) and not _DEAD.search(name)}
     wrong_shapes = {
         f"{name} ({tuple(found)} where {tuple(wanted)} is needed)"
         for name, found, wanted in loading["mismatched_keys"]

@@ -84,3 +84,13 @@ def _convert(file: Path, folder: Path) -> None:
     plain.generation_config = model.generation_config
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    for name in ("config.json", "generation_config.json"):
+        _forget_version(folder / name)
+
+
+def _forget_version(file: Path) -> None:
+    """The same file shall be the same model after an upgrade of transformers."""
+    if file.is_file():
+        content = json.loads(file.read_text(encoding="utf-8"))
+        content.pop("transformers_version", None)
+        write_json(file, content)

@@ -13,25 +13,27 @@ from safety_neurons.artifacts import digest, digests_of
 from safety_neurons.artifacts.digests import Signature, signature_of
 from safety_neurons.errors import UserError
 
-WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
-CONFIGS = ("config.json", "generation_config.json")
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+CONFIGS = ("config*.json", "generation_config*.json")
+"""A configuration may name another version of itself, which transformers then reads instead."""
 TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
+    "tokenizer*",
     "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.json",
+    "added_tokens*.json",
+    "chat_template*",
     "*.jinja",
     "additional_chat_templates/*.jinja",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tekken.json",
+    "vocab*",
+    "merges*",
+    "tekken*",
+    "spiece*",
+    "sentencepiece*",
     "*.model",
+    "*.model.*",
     "*.tiktoken",
 )
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
-CODE = ("*.py",)
+CODE = ("**/*.py",)
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,10 @@ class Contents:
         Args:
             code: whether code that lies beside the model runs.
         """
-        patterns = (*WEIGHTS, *CONFIGS, *TOKENIZER, *(CODE if code else ()))
-        named = _found(base, patterns, "")
+        more = CODE if code else ()
+        named = _found(base, (*WEIGHTS, *CONFIGS, *TOKENIZER, *more), "")
         if adapter is not None:
-            named |= _found(adapter, (*ADAPTER, *TOKENIZER), "adapter/")
+            named |= _found(adapter, (*ADAPTER, *TOKENIZER, *more), "adapter/")
         signatures = {file: signature_of(file) for file in named.values()}
         return cls(dict(zip(named, digests_of(named.values()), strict=True)), signatures)
 

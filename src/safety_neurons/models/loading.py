@@ -78,6 +78,8 @@ def _load(
     _require_same_neurons(sides)
     for side in contents.values():
         side.require_unchanged()
+    for r in found.values():
+        loader.notes += checkpoints.unread_beside(r)
     if not tokenizer.chat_template:
         loader.notes.append("The tokenizer has no chat template, so prompts are sent as they are.")
     pair = ModelPair(

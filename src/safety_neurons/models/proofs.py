@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from safety_neurons.errors import UserError
+from safety_neurons.errors import UserError, reading
 from safety_neurons.models.pair import ModelPair, Side
 from safety_neurons.models.rows import PairedRows, Tokens
 
@@ -54,14 +55,19 @@ def probe_tokens(vocabulary: int, also: Iterable[int] = ()) -> Int[Tensor, "batc
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, tokens: Int[Tensor, "batch pos"]) -> Logits:
+def logits_of(model: Any, tokens: Int[Tensor, "batch pos"]) -> Logits:
     """What a plain model, or PEFT's own, gives at every position.
 
     Raises:
         UserError: if these are not finite numbers.
     """
     device = next(model.parameters()).device
-    logits = model(input_ids=tokens.to(device), use_cache=False).logits
+    with reading(
+        getattr(model.config, "_name_or_path", "The model"),
+        fault="does not run",
+        remedy="correct its config.json, or save the model again with save_pretrained",
+    ):
+        logits = model(input_ids=tokens.to(device), use_cache=False).logits
     if not bool(torch.isfinite(logits).all()):
         raise UserError(
             "The model's logits are not finite numbers; try another --dtype (some architectures "

@@ -39,6 +39,8 @@ class Source:
         Raises:
             UserError: if a part is empty, or several splits would do.
         """
+        if not text.strip():
+            raise UserError("A model has an empty name; write BASE or BASE+ADAPTER.")
         if text == embedded.ALIGNED:
             return cls(embedded.UNALIGNED, embedded.ALIGNED)
         if "+" not in text or _exists(text):
@@ -116,7 +118,8 @@ def resolve(source: Source, *, trust_remote_code: bool = False) -> Resolved:
     if source.adapter == embedded.ALIGNED:
         folder = embedded.adapter_folder()
     else:
-        folder = _folder(source.adapter, [*_TEXT_FILES, adapters.WEIGHTS])
+        code = ["*.py"] if trust_remote_code else []
+        folder = _folder(source.adapter, [*_TEXT_FILES, adapters.WEIGHTS, *code])
     adapter = ResolvedAdapter(folder, adapters.read_config(folder))
     return Resolved(source, Source(located, _located(source.adapter, folder)), base, adapter)
 
@@ -135,7 +138,7 @@ def _base_folder(base: str, *, trust_remote_code: bool) -> Path:
     if base == embedded.UNALIGNED:
         return embedded.base_folder()
     path = Path(base).expanduser()
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise UserError(f"The file '{base}' does not exist; check the path.")
         return gguf.converted(path)

@@ -131,7 +131,7 @@ def _csv_lines(text: str, path: Path) -> list[list[str]]:
     lines: list[list[str]] = []
     try:
         for fields in csv.reader(io.StringIO(text, newline=""), strict=True):
-            if fields:
+            if any(field.strip() for field in fields):  # spreadsheets end in lines of commas
                 lines.append(fields)
     except csv.Error as error:
         where = f"Row {len(lines)}" if lines else "The header"
