@@ -50,7 +50,12 @@ def _numbers() -> list[signal.Signals]:
 def _stop(number: int, frame: FrameType | None) -> None:
     global _asked
     _asked = True
-    # Further signals must not tear what the first one tidies up.
+    # Further signals must not tear what the first one tidies up. (Not SIG_IGN: Python complains
+    # of one that came meanwhile.)
     for each in _numbers():
-        signal.signal(each, signal.SIG_IGN)
+        signal.signal(each, _pass)
     raise KeyboardInterrupt
+
+
+def _pass(number: int, frame: FrameType | None) -> None:
+    pass
