@@ -1,15 +1,17 @@
-"""Makes `run-format-1/`, a run folder as it was written before results had digests.
+"""Makes the run folders beside it, which show that what was made then still opens and reports.
 
-Run it at commit b0b0ced, the last that writes format 1, as
+    python -m tests.golden.kept_run NAME
 
-    python -m tests.golden.run_format_1
+Each was made at the commit that is named here, and is never made again:
 
-and not later: the folder shows that what was made then still opens and reports.
+- `run-format-1` at b0b0ced, the last that writes format 1 (without digests of results);
+- `run-before-records` at 9405cd9, the last before manifest, summary and samples had types.
 """
 
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -20,8 +22,6 @@ from safety_neurons.finding import find
 from safety_neurons.prompts import Prompt, PromptSet
 from safety_neurons.validation import validate
 
-KEPT = Path(__file__).parent / "run-format-1"
-
 
 def prompts(name: str, n: int, start: int) -> PromptSet:
     texts = [
@@ -31,7 +31,8 @@ def prompts(name: str, n: int, start: int) -> PromptSet:
     return PromptSet(name, tuple(Prompt(str(i), t, "ab"[i % 2]) for i, t in enumerate(texts)))
 
 
-def main() -> None:
+def main(name: str) -> None:
+    kept = Path(__file__).parent / name
     root = Path(tempfile.mkdtemp())
     zoo = Zoo(root)
     pair = ModelPair.load(zoo.source("llama", "ia3"), zoo.source("llama", None), device="cpu")
@@ -45,10 +46,10 @@ def main() -> None:
     )
     validate(run, pair, tested, ValidateOptions((0.05, 0.5), decoding=decoding, strengths=(0.5,)))
     shutil.rmtree(run.path / "state")
-    shutil.copytree(run.path, KEPT)
-    manifest = KEPT / "manifest.json"
+    shutil.copytree(run.path, kept)
+    manifest = kept / "manifest.json"
     manifest.write_text(manifest.read_text().replace(str(root), "/models"))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])
