@@ -22,8 +22,8 @@ demo: $(VENV)/.installed
 	$(BIN)/safety-neurons run --out runs/demo --limit 32 --max-new-tokens 20 --shares 0.002,0.02,1
 
 lint: $(VENV)/.installed-dev
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/mypy
 
 test: lint

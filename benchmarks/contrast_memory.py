@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from safety_neurons.activations import ContrastSums, contrast
-from safety_neurons.finding.accumulate import accumulate
+from safety_neurons.methods import ContrastSums, contrast
+from safety_neurons.methods.accumulation import accumulate
 from safety_neurons.models import ModelPair
 from safety_neurons.progress import Silent
 
@@ -29,7 +29,7 @@ def contrast_random_prompts(n: int) -> float:
     batches = [(tokens[i : i + BATCH], answers[i : i + BATCH]) for i in range(0, n, BATCH)]
     with tempfile.TemporaryDirectory() as folder:
         sums = accumulate(
-            ContrastSums.zero(pair.layout),
+            ContrastSums.zero(pair.space()),
             batches,
             lambda prompts, completions: contrast(pair, prompts, completions),
             Path(folder) / "sums.safetensors",

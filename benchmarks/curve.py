@@ -11,10 +11,12 @@ from typing import Any
 import torch
 
 from benchmarks.paired_rows import seconds
-from safety_neurons.generation import Decoding, Setting, answer, encode_prompts
-from safety_neurons.models import ModelPair, Side
-from safety_neurons.neurons import NeuronSet
+from safety_neurons.engine import Side
+from safety_neurons.inference import Decoding, Setting, answer, encode_prompts
+from safety_neurons.interventions import Patch
+from safety_neurons.models import ModelPair
 from safety_neurons.prompts import Kind, Split, builtin
+from safety_neurons.units import UnitSet
 
 PROMPTS, NEW_TOKENS, SHARES, CONTROLS = 16, 24, (0.002, 0.02), 3
 
@@ -25,11 +27,11 @@ def measure(dtype: torch.dtype, repeats: int = 5) -> dict[str, Any]:
     decoding = Decoding(max_new_tokens=NEW_TOKENS)
     prompts = encode_prompts(pair, builtin(Kind.HARMFUL, Split.TRAIN).limited(PROMPTS), decoding)
     tops = [
-        NeuronSet.of(torch.arange(0, pair.layout.total, round(1 / share)), pair.layout)
+        UnitSet.of(torch.arange(0, pair.space().total, round(1 / share)), pair.space())
         for share in SHARES
     ]
     sets = [*tops, *(top.matched_random(seed) for top in tops for seed in range(CONTROLS))]
-    settings = [Setting(Side.UNALIGNED, neurons) for neurons in sets]
+    settings = [Setting(Side.UNALIGNED, (Patch(neurons),)) for neurons in sets]
 
     def side_by_side() -> object:
         return answer(pair, prompts, settings, decoding)

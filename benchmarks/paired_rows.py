@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 
-from safety_neurons.generation import decode, left_padded
-from safety_neurons.models import ModelPair, Side
-from safety_neurons.neurons import NeuronSet
+from safety_neurons.engine import Side
+from safety_neurons.inference import Setting, decode, left_padded
+from safety_neurons.interventions import Patch
+from safety_neurons.models import ModelPair
 from safety_neurons.prompts import ChatFormat, Kind, Split, builtin, encode_all
+from safety_neurons.units import UnitSet
 
 ROWS, NEW_TOKENS, SHARE = 32, 32, 0.05
 
@@ -36,12 +38,13 @@ def measure(dtype: torch.dtype, repeats: int = 5) -> dict[str, Any]:
         context_length=pair.context_length,
         max_new_tokens=NEW_TOKENS,
     )
-    neurons = NeuronSet.of(torch.arange(0, pair.layout.total, round(1 / SHARE)), pair.layout)
+    neurons = UnitSet.of(torch.arange(0, pair.space().total, round(1 / SHARE)), pair.space())
     twice = left_padded([*prompts, *prompts], pair)
     model = pair.sides[Side.UNALIGNED].model
 
     def patched() -> object:
-        return decode(pair, prompts, Side.UNALIGNED, [neurons], max_new_tokens=NEW_TOKENS)
+        setting = Setting(Side.UNALIGNED, (Patch(neurons),))
+        return decode(pair, prompts, [setting], max_new_tokens=NEW_TOKENS)
 
     def plain() -> object:
         return model.generate(

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from benchmarks import contrast_memory, curve, paired_rows, validate_memory
-from safety_neurons.artifacts import environment
 from safety_neurons.cli.options import quiet_libraries
+from safety_neurons.environment import environment
 from safety_neurons.models.devices import best_generation_dtype, default_device
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"

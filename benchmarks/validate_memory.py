@@ -17,13 +17,15 @@ from typing import Any
 
 import torch
 
-from safety_neurons.generation import Decoding, decode, encode_prompts
-from safety_neurons.models import ModelPair, Side
-from safety_neurons.neurons import NeuronSet
+from safety_neurons.engine import Side
+from safety_neurons.inference import Decoding, Setting, decode, encode_prompts
+from safety_neurons.interventions import Patch
+from safety_neurons.models import ModelPair
 from safety_neurons.prompts import Kind, Split, builtin
+from safety_neurons.units import UnitSet
 
 SETTINGS, BATCH, NEW_TOKENS = 8, 4, 12
-"""Neuron sets, prompts of a batch, tokens of an answer."""
+"""Settings, prompts of a batch, tokens of an answer."""
 SETTLED = 4
 """So many batches may pass until memory must have settled."""
 
@@ -34,14 +36,15 @@ def decode_batches(count: int) -> list[float]:
     decoding = Decoding(max_new_tokens=NEW_TOKENS, batch_size=BATCH)
     prompts = builtin(Kind.HARMFUL, Split.TRAIN).limited(count * BATCH)
     asked = encode_prompts(pair, prompts, decoding)
-    top = NeuronSet.of(torch.arange(0, pair.layout.total, 50), pair.layout)
+    top = UnitSet.of(torch.arange(0, pair.space().total, 50), pair.space())
     sets = [top, *(top.matched_random(seed) for seed in range(SETTINGS - 1))]
+    settings = [Setting(Side.UNALIGNED, (Patch(units),)) for units in sets]
     gc.collect()
     gc.disable()
     found = []
     for batch in decoding.batches(asked):
         tokens = [asked[i] for i in batch]
-        decode(pair, tokens, Side.UNALIGNED, sets, max_new_tokens=NEW_TOKENS)
+        decode(pair, tokens, settings, max_new_tokens=NEW_TOKENS)
         found.append(_resident_mb())
     return found
 

@@ -12,15 +12,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from safety_neurons.alignment import RECIPES, AdapterKind, AlignRecipe, align, evaluate, train
-from safety_neurons.alignment.preferences import keep_answers, own_answers, refuse_harmful
-from safety_neurons.alignment.refusals import OPENINGS, compose
 from safety_neurons.errors import UserError
-from safety_neurons.generation import Decoding
+from safety_neurons.inference import Decoding
 from safety_neurons.judges import RefusalJudge, Verdict
-from safety_neurons.models import ModelPair, Side, embedded
+from safety_neurons.models import LoadedModel, ModelPair, embedded
 from safety_neurons.progress import Silent
 from safety_neurons.prompts import Kind, Split, builtin
+from safety_neurons.studies.alignment import (
+    RECIPES,
+    AdapterKind,
+    AlignRecipe,
+    align,
+    evaluate,
+    train,
+)
+from safety_neurons.studies.alignment.preferences import keep_answers, own_answers, refuse_harmful
+from safety_neurons.studies.alignment.refusals import OPENINGS, compose
 from tests.tiny import EOS, LAYERS, load, tokenizer
 
 CATEGORIES = sorted({p.category for p in builtin(Kind.HARMFUL, Split.TRAIN)})
@@ -35,29 +42,30 @@ def test_composed_refusals_are_refusals_in_many_wordings():
     assert len(OPENINGS) >= 20
 
 
-@pytest.fixture(scope="module")
-def pair(zoo) -> ModelPair:
-    source = zoo.source("llama", None)
-    return ModelPair.load(source, source, dtype=torch.float32, device="cpu")
+def loaded(source: object) -> LoadedModel:
+    return LoadedModel.load(str(source), dtype=torch.float32, device="cpu")
 
 
-def test_preferences_prefer_refusing_harm_and_keeping_own_answers(pair):
+def test_preferences_prefer_refusing_harm_and_keeping_own_answers(zoo):
+    model = loaded(zoo.source("llama", None))
     decoding = Decoding(max_new_tokens=4, batch_size=4)
     rng = random.Random(0)
-    harmful = own_answers(pair, builtin(Kind.HARMFUL, Split.TRAIN).limited(3), decoding, Silent())
-    for preference in refuse_harmful(harmful, pair, copies=2, rng=rng):
+    harmful = own_answers(model, builtin(Kind.HARMFUL, Split.TRAIN).limited(3), decoding, Silent())
+    for preference in refuse_harmful(harmful, model, copies=2, rng=rng):
         assert preference.prompt_ids in harmful.encoded
         assert preference.rejected_ids in harmful.answers
-        assert preference.chosen_ids[-1] == pair.tokenizer.eos_token_id
-    harmless = own_answers(pair, builtin(Kind.HARMLESS, Split.TRAIN).limited(3), decoding, Silent())
-    kept = keep_answers(harmless, pair, copies=1, rng=rng)
+        assert preference.chosen_ids[-1] == model.tokenizer.eos_token_id
+    harmless = own_answers(
+        model, builtin(Kind.HARMLESS, Split.TRAIN).limited(3), decoding, Silent()
+    )
+    kept = keep_answers(harmless, model, copies=1, rng=rng)
     assert kept
     assert all(preference.chosen_ids in harmless.answers for preference in kept)
 
 
 def test_align_writes_an_adapter_that_a_pair_can_use(zoo, tmp_path):
     source = zoo.source("llama", None)
-    fresh = ModelPair.load(source, source, dtype=torch.float32, device="cpu")
+    fresh = loaded(source)
     recipe = AlignRecipe(steps=2, batch_size=2, answer_tokens=4, learning_rate=0.1)
     folder = align(fresh, tmp_path / "adapter", recipe, limit=2)
     scales = load_file(folder / "adapter_model.safetensors")
@@ -69,7 +77,7 @@ def test_align_writes_an_adapter_that_a_pair_can_use(zoo, tmp_path):
     assert log[0]["margin"] == pytest.approx(0, abs=1e-5)  # nothing is learned before a step
     assert log[1]["margin"] != 0
     read = torch.tensor([[1, 9, 8]])
-    bare, left = load(source)(read).logits, fresh.sides[Side.UNALIGNED].model(read).logits
+    bare, left = load(source)(read).logits, fresh.hooked.model(read).logits
     torch.testing.assert_close(left.double(), bare, rtol=0, atol=1e-4)
     pair = ModelPair.load(f"{source}+{folder}", source, dtype=torch.float32, device="cpu")
     assert pair.shared
@@ -82,9 +90,9 @@ def test_align_writes_an_adapter_that_a_pair_can_use(zoo, tmp_path):
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_a_lora_on_all_projections_in_half_the_bytes(zoo, tmp_path, architecture):
     source = zoo.source(architecture, None)
-    pair = ModelPair.load(source, source, dtype=torch.float32, device="cpu")
+    model = loaded(source)
     recipe = replace(RECIPES[AdapterKind.LORA], steps=2, batch_size=2, answer_tokens=4, rank=2)
-    folder = align(pair, tmp_path / "adapter", recipe, limit=2)
+    folder = align(model, tmp_path / "adapter", recipe, limit=2)
     weights = load_file(folder / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
     named = {name.rpartition(".lora_")[0].rpartition(".")[2] for name in weights}
@@ -95,7 +103,7 @@ def test_a_lora_on_all_projections_in_half_the_bytes(zoo, tmp_path, architecture
             "gpt2": {"c_attn", "c_proj", "c_fc"},
         }[architecture]
     )
-    left = pair.sides[Side.UNALIGNED].model
+    left = model.hooked.model
     read = torch.tensor([[1, 9, 8]])
     bare, moved = load(source)(read).logits, load(source, folder)(read).logits
     torch.testing.assert_close(left(read).logits.double(), bare, rtol=0, atol=1e-4)
@@ -106,9 +114,9 @@ def test_a_lora_on_all_projections_in_half_the_bytes(zoo, tmp_path, architecture
 def test_training_makes_the_preferred_completions_likelier(zoo, tmp_path):
     """The tiny tokenizer cannot tell the prompts apart, so only likelihood can be learned."""
     source = zoo.source("llama", None)
-    pair = ModelPair.load(source, source, dtype=torch.float32, device="cpu")
+    model = loaded(source)
     recipe = AlignRecipe(steps=20, batch_size=4, answer_tokens=4, learning_rate=0.05)
-    folder = align(pair, tmp_path / "adapter", recipe, limit=2)
+    folder = align(model, tmp_path / "adapter", recipe, limit=2)
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     nats = [row["chosen_nats_per_token"] for row in log]
     assert sum(nats[-5:]) < 0.9 * sum(nats[:5])
@@ -116,9 +124,9 @@ def test_training_makes_the_preferred_completions_likelier(zoo, tmp_path):
 
 def test_a_model_with_an_adapter_is_not_aligned_as_if_it_had_none(zoo, tmp_path):
     source = zoo.source("llama", "lora")
-    pair = ModelPair.load(source, source, dtype=torch.float32, device="cpu")
+    model = loaded(source)
     with pytest.raises(UserError, match="has an adapter"):
-        align(pair, tmp_path / "adapter")
+        align(model, tmp_path / "adapter")
 
 
 def test_a_recipe_without_steps_is_refused():
@@ -149,7 +157,7 @@ def test_a_recipe_of_no_numbers_is_refused(name, value):
 
 def test_a_training_that_leaves_the_numbers_writes_nothing(zoo, tmp_path, monkeypatch):
     source = zoo.source("llama", None)
-    fresh = ModelPair.load(source, source, dtype=torch.float32, device="cpu")
+    fresh = loaded(source)
     recipe = AlignRecipe(steps=5, batch_size=2, answer_tokens=4)
     plain = train._log_likelihoods
 
@@ -166,7 +174,7 @@ def test_a_training_that_leaves_the_numbers_writes_nothing(zoo, tmp_path, monkey
 def test_a_place_that_cannot_be_written_is_told_before_the_training(zoo, tmp_path):
     (tmp_path / "file").touch()
     source = zoo.source("llama", None)
-    fresh = ModelPair.load(source, source, dtype=torch.float32, device="cpu")
+    fresh = loaded(source)
     with pytest.raises(UserError, match="cannot be written"):
         align(fresh, tmp_path / "file" / "adapter", AlignRecipe(steps=1), limit=1)
 
@@ -177,14 +185,14 @@ def test_a_tokenizer_without_pad_and_end_tokens(zoo, tmp_path):
     words = tokenizer()
     words.eos_token = words.pad_token = None
     words.save_pretrained(base)
-    pair = ModelPair.load(str(base), str(base), dtype=torch.float32, device="cpu")
-    assert pair.tokenizer.eos_token_id is pair.tokenizer.pad_token_id is None
-    assert pair.end_tokens == {EOS}
+    model = loaded(base)
+    assert model.tokenizer.eos_token_id is model.tokenizer.pad_token_id is None
+    assert model.end_tokens == {EOS}
     prompts = builtin(Kind.HARMFUL, Split.TRAIN).limited(3)
-    own = own_answers(pair, prompts, Decoding(4, 4), Silent())
-    for preference in refuse_harmful(own, pair, copies=1, rng=random.Random(0)):
+    own = own_answers(model, prompts, Decoding(4, 4), Silent())
+    for preference in refuse_harmful(own, model, copies=1, rng=random.Random(0)):
         assert preference.chosen_ids[-1] == EOS
-    align(pair, tmp_path / "adapter", AlignRecipe(steps=1, batch_size=2, answer_tokens=4), limit=2)
+    align(model, tmp_path / "adapter", AlignRecipe(steps=1, batch_size=2, answer_tokens=4), limit=2)
 
 
 def test_a_model_without_any_end_token(zoo, tmp_path):
@@ -195,8 +203,8 @@ def test_a_model_without_any_end_token(zoo, tmp_path):
     for name in ("config.json", "generation_config.json"):
         content = {**json.loads((base / name).read_text()), "eos_token_id": None}
         (base / name).write_text(json.dumps({**content, "pad_token_id": None}))
-    pair = ModelPair.load(str(base), str(base), dtype=torch.float32, device="cpu")
-    assert pair.end_tokens == frozenset()
+    model = loaded(base)
+    assert model.end_tokens == frozenset()
     prompts = builtin(Kind.HARMFUL, Split.TRAIN).limited(3)
-    own = own_answers(pair, prompts, Decoding(4, 4), Silent())
+    own = own_answers(model, prompts, Decoding(4, 4), Silent())
     assert [len(answer) for answer in own.answers] == [4, 4, 4]

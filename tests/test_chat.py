@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from safety_neurons.cli import options
 from safety_neurons.errors import UserError
-from safety_neurons.finding import FindOptions
 from safety_neurons.prompts import ChatFormat, Prompt, PromptSet, encode_all
+from safety_neurons.studies.finding import FindOptions
 from tests.commands import invoke, prompt_file, refused
 from tests.tiny import BOS, TEMPLATE, random_model, tokenizer
 

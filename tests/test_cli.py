@@ -120,7 +120,7 @@ def test_a_full_disk_told_by_a_library_is_said_too(find_arguments, tmp_path, mon
     def full(*_):
         raise SafetensorError("Error while serializing: I/O error: No space (os error 28)")
 
-    monkeypatch.setattr("safety_neurons.finding.accumulate.save_file", full)
+    monkeypatch.setattr("safety_neurons.methods.accumulation.save_file", full)
     refused(invoke(*find_arguments, "--out", tmp_path / "run"), "disk is full")
 
 
@@ -199,7 +199,7 @@ def test_only_templates_differ_and_one_is_chosen(find_arguments, zoo, tmp_path):
 def test_wrong_options(find_arguments, validate_arguments, tmp_path):
     run = tmp_path / "run"
     refused(invoke(*find_arguments, "--ranking", "magic", "--out", run), "attribution")
-    refused(invoke(*find_arguments, "--dtype", "int3", "--out", run), "no dtype")
+    refused(invoke(*find_arguments, "--dtype", "int3", "--out", run), "bfloat16")
     assert invoke(*find_arguments, "--out", run).exit_code == 0
     refused(invoke("validate", run, *replaced(validate_arguments, "--shares", "1.5")), "1.5")
     refused(invoke("validate", run, *replaced(validate_arguments, "--shares", "5%")), "fractions")
@@ -291,3 +291,42 @@ def test_strengths_are_measured_with_random_sets(find_arguments, validate_argume
     refused(
         invoke("validate", run, *validate_arguments, "--strengths", "x"), "no list of strengths"
     )
+
+
+def test_attention_channels_go_through_the_whole_job(find_arguments, validate_arguments, tmp_path):
+    """Beside the neurons, and the page says what they are."""
+    run, out = tmp_path / "run", tmp_path / "out.jsonl"
+    found = invoke(*find_arguments, "--site", "mlp", "--site", "attention", "--out", run)
+    assert found.exit_code == 0, found.output
+    assert "80 neurons and attention channels" in " ".join(found.output.split())
+    table = parquet.read_table(run / "neurons.parquet").to_pydict()
+    assert {site: table["site"].count(site) for site in set(table["site"])} == {
+        "mlp": 48,
+        "attention": 32,
+    }
+    done = invoke("validate", run, *validate_arguments)
+    assert done.exit_code == 0, done.output
+    assert invoke("report", run).exit_code == 0
+    page = (run / "report.html").read_text()
+    assert "attention channels" in page
+    prompts = validate_arguments[validate_arguments.index("--prompts") + 1]
+    done = invoke(
+        *("generate", run, "--share", 0.5, "--prompts", prompts, "--out", out),
+        *("--max-new-tokens", 4, "--device", "cpu"),
+    )
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [("--site", "heads", "attention"), ("--ranking", "magic", "change-score")],
+)
+def test_choices_are_listed_where_one_is_wrong(find_arguments, tmp_path, option, value, said):
+    refused(invoke(*find_arguments, option, value, "--out", tmp_path / "run"), said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_judge_is_told_with_those_there_are(whole_run, validate_arguments):
+    refused(invoke("validate", whole_run, *validate_arguments, "--judge", "x"), "refusal-rules")
+    rows = whole_run / "samples.jsonl"
+    refused(invoke("judge", rows, rows.with_name("out.jsonl"), "--judge", "x"), "refusal-rules")

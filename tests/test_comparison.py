@@ -3,44 +3,45 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from safety_neurons.artifacts import RunFolder
 from safety_neurons.cli import app
 from safety_neurons.errors import UserError
-from safety_neurons.models import NeuronLayout
-from safety_neurons.neurons import NeuronSet, Ranking, RankingName, write_table
-from safety_neurons.neurons.overlap import iou, iou_by_chance, rank_correlation
 from safety_neurons.report import render_comparison
-from tests.test_report import SCRIPT, fabricate, samples, summary
+from safety_neurons.runs import RunFolder
+from safety_neurons.runs.manifest import ChatRecord
+from safety_neurons.units import Ranking, UnitSet, UnitSpace, write_table
+from safety_neurons.units.overlap import iou, iou_by_chance, rank_correlation
+from tests.test_report import MIXED, SCRIPT, fabricate, kept, plain, samples, summary
 
-LAYOUT = NeuronLayout((4, 6))
+SPACE = UnitSpace.neurons((4, 6))
 
 
 def ranking(*scores: float) -> Ranking:
-    return Ranking(RankingName.ATTRIBUTION, torch.tensor(scores), LAYOUT)
+    return Ranking("attribution", torch.tensor(scores), SPACE)
 
 
 def test_overlap_by_hand():
-    one, other = (NeuronSet.of(torch.tensor(flat), LAYOUT) for flat in ([0, 1, 2, 3], [2, 3, 9]))
+    one, other = (UnitSet.of(torch.tensor(flat), SPACE) for flat in ([0, 1, 2, 3], [2, 3, 9]))
     assert iou(one, other) == 2 / 5
     assert iou(one, one) == 1
-    empty = NeuronSet.of(torch.empty(0), LAYOUT)
+    empty = UnitSet.of(torch.empty(0), SPACE)
     assert iou(empty, empty) is None
     # Two random halves of 10: 2.5 in common, 7.5 in the union.
     assert iou_by_chance(5, 5, 10) == pytest.approx(1 / 3)
 
 
 def test_chance_is_what_random_sets_have():
-    layout = NeuronLayout((400, 600))
+    space = UnitSpace.neurons((400, 600))
     generator = torch.Generator().manual_seed(0)
 
-    def drawn(k: int) -> NeuronSet:
-        return NeuronSet.of(torch.randperm(1000, generator=generator)[:k], layout)
+    def drawn(k: int) -> UnitSet:
+        return UnitSet.of(torch.randperm(1000, generator=generator)[:k], space)
 
     found = [iou(drawn(100), drawn(300)) for _ in range(200)]
     assert sum(found) / len(found) == pytest.approx(iou_by_chance(100, 300, 1000), abs=0.005)
@@ -74,7 +75,7 @@ def test_runs_stand_side_by_side(runs, tmp_path):
     page = page_of(runs, tmp_path)
     assert "one/run" in page  # two folders named `run` are told apart
     assert "two/run" in page
-    assert page.count('class="verdict"') == 2
+    assert page.count('class="conclusion"') == 2
     assert "87" in page
     assert "40" in page
     assert "another-judge" in page
@@ -91,6 +92,52 @@ def test_what_was_the_same_is_not_listed_as_different(runs, tmp_path):
     assert "Nothing that is recorded" in page_of(same, tmp_path)
 
 
+def different(page: str) -> dict[str, list[str]]:
+    """What the page lists as done differently, by option."""
+    table = page.split('id="differences"')[1].split("</section>")[0]
+    rows = re.findall(r'<th scope="row"[^>]*>(.*?)</th>(.*)</tr>', table)
+    return {name: re.findall(r'<td class="n">(.*?)</td>', cells) for name, cells in rows}
+
+
+def test_runs_of_earlier_versions_compare(tmp_path):
+    found = different(
+        page_of([kept("run-before-records", tmp_path), kept("run-format-1", tmp_path)], tmp_path)
+    )
+    assert found["find: device"] == ["cpu", "not recorded"]
+    assert found["find: prompts.sha256"] == ["f766c60bb99175aa", "1b0af8ec9cb4a2cd"]
+    assert found["models.aligned.revision"] == ["local:cf11f107d6f2", "local:d6e29a5dfc4d"]
+    assert found["models.aligned.files.config.json"][1] == "not recorded"
+    # What the earlier one has no key for, and the later one has as none.
+    assert "find: template from" not in found
+    assert "models.aligned.files" not in found
+    assert not any({"None", "none"} & set(values) for values in found.values())
+
+
+def test_a_run_from_before_sites_were_chosen_has_the_default(tmp_path):
+    old, new = kept("run-before-records", tmp_path), kept("run-format-1", tmp_path)
+    config = {**new.config("find"), "sites": ["mlp", "attention"]}
+    new.manifest.stages["find"] = new.manifest.stages["find"].model_copy(update={"config": config})
+    new.record()
+    assert different(page_of([old, new], tmp_path))["find: sites"] == ["mlp", "mlp, attention"]
+
+
+def test_none_is_told_from_something(runs, tmp_path):
+    for run, prompt in zip(runs, (None, "Be kind."), strict=True):
+        run.record(chat=ChatRecord(system_prompt=prompt))
+    assert different(page_of(runs, tmp_path))["chat.system prompt"] == ["none", "Be kind."]
+
+
+def test_runs_of_several_sites_speak_of_units(runs, tmp_path):
+    page = plain(page_of(runs, tmp_path))
+    assert "Common neurons" in page
+    assert "all neurons: the ceiling" in page
+    mixed = fabricate(tmp_path / "mixed", summary(), samples(), MIXED)
+    page = plain(page_of([runs[0], mixed], tmp_path))
+    assert "Common units" in page
+    assert "all units: the ceiling" in page
+    assert "all neurons" not in page
+
+
 def test_the_same_rankings_have_everything_in_common(runs, tmp_path):
     overlap = page_of(runs, tmp_path).split('id="overlap"')[1]
     assert "Rank correlation 1.00" in overlap
@@ -98,8 +145,7 @@ def test_the_same_rankings_have_everything_in_common(runs, tmp_path):
 
 
 def test_models_of_other_shapes_are_not_compared_neuron_by_neuron(runs, tmp_path):
-    layout = NeuronLayout((5, 5))
-    small = Ranking(RankingName.ATTRIBUTION, torch.rand(10), layout)
+    small = Ranking("attribution", torch.rand(10), UnitSpace.neurons((5, 5)))
     means = {f"mean_{s}": torch.zeros(10) for s in ("aligned", "unaligned")}
     write_table(runs[1].file("neurons.parquet"), {small.name: small}, means)
     assert "cannot be\ncompared" in page_of(runs, tmp_path)

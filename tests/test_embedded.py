@@ -12,12 +12,13 @@ import torch
 from typer.testing import CliRunner
 
 from safety_neurons.cli import app
+from safety_neurons.engine import Side
 from safety_neurons.errors import UserError
-from safety_neurons.generation import decode
-from safety_neurons.models import ModelPair, Side, embedded
+from safety_neurons.models import ModelPair, embedded
 from safety_neurons.models import gguf as conversion
-from safety_neurons.neurons import NeuronSet
 from safety_neurons.prompts import ChatFormat, Kind, Split, builtin, encode_all
+from safety_neurons.units import UnitSet
+from tests.tiny import decode_patched
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_converted_weights_are_the_files(pair, tmp_path):
 
 def test_both_sides_are_one_model(pair):
     assert pair.shared
-    assert pair.layout.total == 30 * 1536
+    assert pair.space().total == 30 * 1536
 
 
 def test_patching_all_neurons_gives_the_aligned_models_answers(pair):
@@ -60,10 +61,10 @@ def test_patching_all_neurons_gives_the_aligned_models_answers(pair):
         context_length=pair.context_length,
         max_new_tokens=12,
     )
-    aligned = decode(pair, prompts, Side.ALIGNED, max_new_tokens=12)
-    everything = [NeuronSet.all(pair.layout)]
-    patched = decode(pair, prompts, Side.UNALIGNED, everything, max_new_tokens=12)
-    unaligned = decode(pair, prompts, Side.UNALIGNED, max_new_tokens=12)
+    aligned = decode_patched(pair, prompts, Side.ALIGNED, max_new_tokens=12)
+    everything = [UnitSet.all(pair.space())]
+    patched = decode_patched(pair, prompts, Side.UNALIGNED, everything, max_new_tokens=12)
+    unaligned = decode_patched(pair, prompts, Side.UNALIGNED, max_new_tokens=12)
     assert patched == aligned
     assert patched != unaligned
 

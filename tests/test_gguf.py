@@ -9,8 +9,9 @@ import random
 import pytest
 import torch
 
+from safety_neurons.engine import Side
 from safety_neurons.errors import UserError
-from safety_neurons.models import ModelPair, Side
+from safety_neurons.models import ModelPair
 from safety_neurons.models import gguf as conversion
 from tests.commands import invoke, refused
 from tests.gguf_model import write_gguf

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from safety_neurons.engine.hooks import HookPoint, HookSet
 from safety_neurons.errors import InterventionError
-from safety_neurons.hooks import HookPoint, HookSet
 
 
 @pytest.fixture

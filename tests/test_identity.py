@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from safety_neurons.artifacts import digests, sha256_of
 from safety_neurons.errors import UserError
 from safety_neurons.models import ModelPair, Source
+from safety_neurons.storage import digests, sha256_of
 from tests.commands import invoke, refused
 from tests.tiny import random_model, save, tokenizer
 

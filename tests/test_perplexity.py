@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from safety_neurons.generation import ALIGNED, UNALIGNED, Decoding, Setting
-from safety_neurons.models import Side
-from safety_neurons.neurons import NeuronSet
-from safety_neurons.validation.perplexity import perplexities
-from tests.tiny import logits_of, neurons_of, overwritten_logits, prompts
+from safety_neurons.engine import Side
+from safety_neurons.inference import ALIGNED, UNALIGNED, Decoding
+from safety_neurons.inference.perplexity import perplexities
+from safety_neurons.units import UnitSet
+from tests.tiny import logits_of, neurons_of, overwritten_logits, patched, prompts
 
 ANSWERS = [one[1:] for one in prompts((4, 9, 6, 3, 7), seed=4)]
 ASKED = prompts((7, 2, 10, 5, 5))
@@ -35,7 +35,7 @@ def test_all_settings_equal_plain_passes(zoo, separate, recipient):
     }
     pair = zoo.pair(*sources.values())
     generator = torch.Generator().manual_seed(0)
-    neurons = NeuronSet.of(torch.randperm(pair.layout.total, generator=generator)[:15], pair.layout)
+    neurons = UnitSet.of(torch.randperm(pair.space().total, generator=generator)[:15], pair.space())
     columns: dict[int, list[int]] = {}
     for name in neurons.names:
         layer, neuron = name[1:].split(".N")
@@ -54,7 +54,7 @@ def test_all_settings_equal_plain_passes(zoo, separate, recipient):
     settings = {
         "unaligned": UNALIGNED,
         "aligned": ALIGNED,
-        "patched": Setting(recipient, neurons),
+        "patched": patched(recipient, neurons),
     }
     for size in (1, 2, 32):
         found = perplexities(pair, ASKED, ANSWERS, settings, Decoding(batch_size=size))
@@ -64,7 +64,7 @@ def test_all_settings_equal_plain_passes(zoo, separate, recipient):
 
 def test_patches_of_both_sides_do_not_go_together(zoo):
     pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
-    everything = NeuronSet.all(pair.layout)
-    settings = {side: Setting(side, everything) for side in Side}
+    everything = UnitSet.all(pair.space())
+    settings = {side: patched(side, everything) for side in Side}
     with pytest.raises(ValueError, match="calls of their own"):
         perplexities(pair, ASKED, ANSWERS, settings, Decoding())

@@ -14,9 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from safety_neurons.cli.validate import _select_and_test
 from safety_neurons.errors import UserError
-from safety_neurons.generation import left_padded
+from safety_neurons.inference import left_padded
 from safety_neurons.prompts import (
     ChatFormat,
     Kind,
@@ -33,6 +32,7 @@ from safety_neurons.prompts import (
     splits_of,
 )
 from safety_neurons.prompts.overlap import normalised
+from safety_neurons.studies.validation.options import _select_and_test
 from tests.commands import invoke, refused
 from tests.tiny import BOS, EOS, PAD, tokenizer
 

@@ -10,15 +10,16 @@ from types import SimpleNamespace
 import pytest
 from transformers import AddedToken
 
-from safety_neurons.alignment import preferences
 from safety_neurons.cli.validate import print_summary
 from safety_neurons.errors import UserError
-from safety_neurons.generation import Decoding, texts_of
+from safety_neurons.inference import Decoding, texts_of
 from safety_neurons.judges import RefusalJudge, Verdict, unfinished, verdicts_on
-from safety_neurons.models import ModelPair
+from safety_neurons.models import LoadedModel
 from safety_neurons.progress import Silent
 from safety_neurons.prompts import ChatFormat, Prompt, PromptSet, decode_text, split_reasoning
 from safety_neurons.prompts.reasoning import MARKERS
+from safety_neurons.runs import Summary
+from safety_neurons.studies.alignment import preferences
 from tests.commands import invoke, prompt_file
 from tests.tiny import EOS, TEMPLATE, random_model, tokenizer
 
@@ -264,20 +265,20 @@ def test_unfinished_reasoning_is_unscored_counted_and_told(thinking, tmp_path):
 
 def test_old_summaries_without_the_count_are_still_told(capsys):
     golden = Path(__file__).parent / "golden" / "run-format-1" / "summary.json"
-    print_summary(json.loads(golden.read_text()))
+    print_summary(Summary.parsed(golden.read_text()))
     assert "reasoning" not in capsys.readouterr().out
 
 
 def test_alignment_is_not_made_of_unfinished_reasoning(thinking):
-    pair = ModelPair.load(thinking, thinking, device="cpu")
+    model = LoadedModel.load(thinking, device="cpu")
     prompts = PromptSet("own", (Prompt("0", "w10 w11"), Prompt("1", "w12 w13")))
     with pytest.raises(UserError, match="2 of 2 own answers end inside their reasoning after 2"):
-        preferences.own_answers(pair, prompts, Decoding(2, 2), Silent())
+        preferences.own_answers(model, prompts, Decoding(2, 2), Silent())
 
 
 def test_preferences_are_made_of_answers_without_their_reasoning(zoo):
-    pair = zoo.pair(zoo.source("llama", None), zoo.source("llama", None))
+    model = LoadedModel.load(zoo.source("llama", None), device="cpu")
     prompts = PromptSet("own", tuple(Prompt(p, p, "theft") for p in PROMPTS[:2]))
     own = preferences.OwnAnswers(prompts, [[1], [1]], [[7], [8]], RESPONSES[:2])
-    made = preferences.keep_answers(own, pair, copies=1, rng=random.Random(0))
+    made = preferences.keep_answers(own, model, copies=1, rng=random.Random(0))
     assert [preference.chosen_ids for preference in made] == [[7]]

@@ -1,31 +1,44 @@
-"""The report: what its verdict may claim, what it hides, and what it must not do."""
+"""The report: what its conclusion may claim, what it hides, and what it must not do."""
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+import shutil
+from collections.abc import Iterable
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
-from safety_neurons.artifacts import RunFolder, write_json, write_jsonl
 from safety_neurons.errors import UserError
-from safety_neurons.models import NeuronLayout
-from safety_neurons.neurons import Ranking, RankingName, write_table
 from safety_neurons.report import render_report, words
 from safety_neurons.report.answers import spread
 from safety_neurons.report.captions import chosen_sentence, necessity_sentence
 from safety_neurons.report.caveats import Rule
-from safety_neurons.report.figures import Figures
+from safety_neurons.report.charts.axes import Frame, Linear, Logarithmic, Tick
+from safety_neurons.report.charts.marks import Mark, Style, level, marked_line
 from safety_neurons.report.heatmap import HeatMap
-from safety_neurons.report.sentences import verdict
+from safety_neurons.report.sentences import Conclusion, conclusion
+from safety_neurons.runs import RunFolder, SampleRow, Summary
+from safety_neurons.runs.manifest import BlockRecord, ModelRecord, UnitsRecord
 from safety_neurons.statistics import Interval, rate
+from safety_neurons.storage import write_json, write_jsonl
+from safety_neurons.units import Block, BlockKey, Ranking, SiteKind, UnitSpace, write_table
 
-LAYOUT = NeuronLayout((50, 30, 120))
+GOLDEN = Path(__file__).parent / "golden"
+SPACE = UnitSpace.neurons((50, 30, 120))
+MIXED = UnitSpace(
+    tuple(
+        Block(BlockKey(layer, site), width)
+        for layer in range(2)
+        for site, width in ((SiteKind.MLP, 60), (SiteKind.ATTENTION, 40))
+    )
+)
 SHARES = (0.02, 0.1, 1.0)
 SCRIPT = "<script>alert('owned')</script>"
 HARM = "First gather the forbidden things"
@@ -59,7 +72,7 @@ def point(ranking: str, split: str, share: float, effect: float | None, **more: 
         "ranking": ranking,
         "split": split,
         "share": share,
-        "k": round(share * LAYOUT.total),
+        "k": round(share * SPACE.total),
         "n": 32,
         "unscored": 0,
         "causal_effect": effect,
@@ -95,7 +108,7 @@ def summary(effect: float | None = 0.87, ceiling: float | None = 0.97, **more: A
         "necessity": point("attribution", "test", 0.02, 0.6),
         "harmless": dict.fromkeys(("unaligned", "aligned", "patched", "random"), harmless),
         "judge": "refusal-rules-3",
-        "neurons": LAYOUT.total,
+        "neurons": SPACE.total,
     }
 
 
@@ -119,15 +132,20 @@ def samples() -> list[dict[str, Any]]:
     ]
 
 
-def fabricate(path: Path, figures: dict[str, Any], rows: list[dict[str, Any]]) -> RunFolder:
+def fabricate(
+    path: Path,
+    figures: dict[str, Any],
+    rows: list[dict[str, Any]],
+    space: UnitSpace = SPACE,
+) -> RunFolder:
     """A run folder as `find` and `validate` leave it, with made-up figures."""
     run = RunFolder.begin(path)
     generator = torch.Generator().manual_seed(0)
     rankings = {
-        name: Ranking(name, torch.rand(LAYOUT.total, generator=generator), LAYOUT)
-        for name in (RankingName.ATTRIBUTION, RankingName.CHANGE_SCORE)
+        name: Ranking(name, torch.rand(space.total, generator=generator), space)
+        for name in ("attribution", "change-score")
     }
-    means = {f"mean_{s}": torch.zeros(LAYOUT.total) for s in ("aligned", "unaligned")}
+    means = {f"mean_{s}": torch.zeros(space.total) for s in ("aligned", "unaligned")}
     write_table(run.file("neurons.parquet"), rankings, means)
     write_json(run.file("summary.json"), figures)
     write_jsonl(run.file("samples.jsonl"), rows)
@@ -139,8 +157,20 @@ def fabricate(path: Path, figures: dict[str, Any], rows: list[dict[str, Any]]) -
     for name, config in stages.items():
         with run.stage(name, config, results=[]):
             pass
-    run.record(models={"aligned": {"source": SCRIPT, "revision": None, "adapter_sha256": None}})
+    blocks = [
+        BlockRecord(layer=b.key.layer, site=b.key.site, width=b.width, module="m")
+        for b in space.blocks
+    ]
+    run.record(
+        models={"aligned": ModelRecord(source=SCRIPT)},
+        units=UnitsRecord(total=space.total, widths=list(space.widths), blocks=blocks),
+    )
     return run
+
+
+def kept(name: str, folder: Path) -> RunFolder:
+    """A run that an earlier version made."""
+    return RunFolder.open(shutil.copytree(GOLDEN / name, folder / name))
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +182,12 @@ def page(tmp_path_factory) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def judged(**changes: Any):
-    return verdict(Figures.from_summary(summary(**changes)))
+def record(figures: dict[str, Any]) -> Summary:
+    return Summary.model_validate(figures)
+
+
+def concluded(**changes: Any) -> Conclusion:
+    return conclusion(record(summary(**changes)), "neurons")
 
 
 def plain(text: str) -> str:
@@ -184,11 +218,11 @@ class Outside(HTMLParser):
             self.text.append(data)
 
 
-# The verdict
+# The conclusion
 
 
 def test_a_supported_claim_has_share_effect_interval_n_and_controls():
-    found = judged()
+    found = concluded()
     assert found.rule is Rule.SUPPORTED
     assert plain(found.sentence) == (
         "Patching 2 % of the neurons (4 of 200), chosen on other prompts, closed 87 % (95 % "
@@ -198,8 +232,8 @@ def test_a_supported_claim_has_share_effect_interval_n_and_controls():
 
 
 def test_few_prompts_are_a_demonstration():
-    assert any("a demonstration, not evidence" in c for c in judged(n=99).caveats)
-    assert judged(n=100).caveats == ()
+    assert any("a demonstration, not evidence" in c for c in concluded(n=99).caveats)
+    assert concluded(n=100).caveats == ()
 
 
 @pytest.mark.parametrize(
@@ -214,7 +248,7 @@ def test_without_an_effect_nothing_is_said(changes, said):
     figures = summary(**changes)
     if said == "nothing can be said":
         figures["aligned"]["details"]["refusal_rate"]["value"] = None
-    found = verdict(Figures.from_summary(figures))
+    found = conclusion(record(figures), "neurons")
     assert found.rule is Rule.UNKNOWN
     assert said in plain(found.sentence)
     assert "closed" not in found.sentence
@@ -223,7 +257,7 @@ def test_without_an_effect_nothing_is_said(changes, said):
 def test_models_that_refuse_alike_are_said_to():
     figures = summary(effect=None)
     figures["aligned"] = side(6)
-    found = verdict(Figures.from_summary(figures))
+    found = conclusion(record(figures), "neurons")
     assert found.rule is Rule.UNKNOWN
     assert plain(found.sentence) == (
         "No effect of the neurons can be told, because the aligned model refused 19 % and the "
@@ -235,47 +269,47 @@ def test_models_that_refuse_alike_are_said_to():
 def test_a_chosen_set_that_was_not_tested_gives_no_claim():
     figures = summary()
     figures["curve"] = [row for row in figures["curve"] if row["split"] == "select"]
-    assert verdict(Figures.from_summary(figures)).rule is Rule.UNKNOWN
+    assert conclusion(record(figures), "neurons").rule is Rule.UNKNOWN
 
 
 def test_a_ceiling_below_90_per_cent_comes_first_of_the_size_rules():
-    found = judged(effect=0.4, ceiling=0.896)
+    found = concluded(effect=0.4, ceiling=0.896)
     assert found.rule is Rule.LOW_CEILING
     assert "all neurons together closed only 89.6 %" in plain(found.sentence)
     assert any("no N90 exists" in plain(c) for c in found.caveats)
-    assert judged(ceiling=None).rule is Rule.LOW_CEILING
+    assert concluded(ceiling=None).rule is Rule.LOW_CEILING
 
 
 @pytest.mark.parametrize("controls", [[0.0, 0.77, 0.1], [0.8, 0.1, 0.2], [1.2, 1.2, 1.2]])
 def test_an_interval_that_reaches_the_controls_is_not_specific(controls):
-    found = judged(controls=controls)
+    found = concluded(controls=controls)
     assert found.rule is Rule.NOT_SPECIFIC
     assert "not told apart from random" in found.sentence
 
 
 @pytest.mark.parametrize("controls", [[], [0.1, None]])
 def test_missing_controls_are_said(controls):
-    found = judged(controls=controls)
+    found = concluded(controls=controls)
     assert found.rule is Rule.NO_CONTROLS
     assert "no random sets" in found.sentence
 
 
 def test_less_than_half_is_weak():
-    found = judged(effect=0.496)
+    found = concluded(effect=0.496)
     assert found.rule is Rule.WEAK
     assert "closed only 49.6 %" in plain(found.sentence)
-    assert judged(effect=0.5).rule is Rule.SUPPORTED
+    assert concluded(effect=0.5).rule is Rule.SUPPORTED
 
 
 def test_all_neurons_are_no_few_neurons():
-    found = judged(k=200, controls=[])
+    found = concluded(k=200, controls=[])
     assert found.rule is Rule.EVERYTHING
     assert "no smaller set was tested" in found.sentence
 
 
 def test_controls_at_or_below_zero_close_none():
     assert "random sets of the same size closed none of it" in plain(
-        judged(controls=[0.0, -0.1]).sentence
+        concluded(controls=[0.0, -0.1]).sentence
     )
 
 
@@ -285,7 +319,7 @@ def test_other_weaknesses_are_caveats():
         **figures["harmless"],
         "patched": {"refusal_rate": detail(20, 32), "perplexity": None},
     }
-    width, unscored, harmless = verdict(Figures.from_summary(figures)).caveats
+    width, unscored, harmless = conclusion(record(figures), "neurons").caveats
     assert "no width" in width
     assert plain(unscored).startswith("3 patched answers of 200 had no verdict")
     assert "refused 62 % of the harmless prompts (the aligned one 3 %)" in plain(harmless)
@@ -295,19 +329,21 @@ def test_other_weaknesses_are_caveats():
 
 
 def test_how_the_set_was_chosen():
-    told = plain(chosen_sentence(Figures.from_summary(summary(effect=0.92))))
+    told = plain(chosen_sentence(record(summary(effect=0.92))))
     assert "smallest share, over all rankings" in told
-    told = plain(chosen_sentence(Figures.from_summary(summary(effect=0.3, ceiling=0.7))))
+    told = plain(chosen_sentence(record(summary(effect=0.3, ceiling=0.7))))
     assert "had the largest (30 % there" in told
-    told = chosen_sentence(Figures.from_summary(summary(effect=None)))
+    told = chosen_sentence(record(summary(effect=None)))
     assert "the choice has no ground" in told
     assert "(ringed)" not in told
 
 
 def test_necessity_is_a_sentence_or_says_why_not():
-    figures = Figures.from_summary(summary())
-    assert "removed 60 % (95 % interval 50 to 70 %)" in plain(necessity_sentence(figures))
-    assert necessity_sentence(replace(figures, necessity=None)).endswith("not enough data.")
+    figures = record(summary())
+    told = plain(necessity_sentence(figures, "neurons"))
+    assert "removed 60 % (95 % interval 50 to 70 %)" in told
+    without = figures.model_copy(update={"necessity": None})
+    assert necessity_sentence(without, "neurons").endswith("not enough data.")
 
 
 @pytest.mark.parametrize(
@@ -417,8 +453,8 @@ def test_the_page_can_be_made_again(tmp_path):
 
 
 def test_heat_map_rows_add_up():
-    scores = torch.arange(LAYOUT.total).float()
-    heat = HeatMap.of(Ranking(RankingName.ATTRIBUTION, scores, LAYOUT), (0.001, *SHARES))
+    scores = torch.arange(SPACE.total).float()
+    heat = HeatMap.of(Ranking("attribution", scores, SPACE), (0.001, *SHARES))
     assert heat.parts[0] == (None, None, None)  # no neuron at all
     assert all(sum(row) == pytest.approx(1) for row in heat.parts[1:])
     assert heat.parts[1] == (0, 0, 1)
@@ -426,9 +462,23 @@ def test_heat_map_rows_add_up():
     assert "layer 2 (100 %)" in plain(heat.sentence(0.02))
 
 
+def test_a_heat_map_adds_up_the_sites_of_a_layer():
+    scores = torch.zeros(MIXED.total)
+    scores[[0, 60, 61, 199]] = torch.tensor([4.0, 3.0, 2.0, 1.0])
+    heat = HeatMap.of(Ranking("attribution", scores, MIXED), SHARES)
+    assert heat.parts[0] == (0.75, 0.25)  # L0.N0, L0.A0, L0.A1 and L1.A39
+    assert heat.even == (0.5, 0.5)
+    drawn = heat.draw(1.0)
+    assert "first units of" in drawn
+    assert "layer 0: 75 % of the set" in plain(drawn)
+
+
 def test_samples_are_spread_over_categories():
-    rows = [{"category": c, "id": i} for i, c in enumerate("aaaabbc")]
-    assert [row["id"] for row in spread(rows, 5)] == [0, 4, 6, 1, 5]
+    rows = [
+        SampleRow(id=str(i), kind="harmful", category=c, prompt="", answers={})
+        for i, c in enumerate("aaaabbc")
+    ]
+    assert [row.id for row in spread(rows, 5)] == ["0", "4", "6", "1", "5"]
     assert len(spread(rows, 99)) == 7
 
 
@@ -461,3 +511,99 @@ def test_categories_stand_on_the_page(tmp_path):
     assert "77\u00a0%" in section
     assert "not enough data" in section
     assert SCRIPT not in section
+
+
+# Units that are not neurons, and runs of earlier versions
+
+
+def test_a_run_of_several_sites_speaks_of_units(tmp_path):
+    page = render_report(fabricate(tmp_path / "run", summary(), samples(), MIXED)).read_text()
+    told = plain(page)
+    assert "A few units carry the refusals" in told
+    assert "Patching 2 % of the units (4 of 200)" in told
+    assert "units patched, % of all (log scale)" in told
+    counted = "<dt>Units</dt><dd>200 in 2 layers: 120 neurons, 80 attention channels</dd>"
+    assert counted in told
+    assert "<dt>Attention channel</dt>" in told
+    assert re.search(r'<th scope="row">L\d\.A\d+</th>', page)
+    assert re.search(r'<th scope="row">L\d\.N\d+</th>', page)
+    described = told.split("<main>")[1].split('id="terms"')[0]
+    lines = re.sub(r'id="neurons"|safety-neurons', "", described).splitlines()
+    assert [line for line in lines if "neuron" in line.lower()] == [counted]
+
+
+def test_a_run_of_neurons_speaks_of_nothing_else(page):
+    visible = re.sub(r"<style>.*?</style>", "", page, flags=re.S)
+    assert not re.search(r"\b[Uu]nits?\b|[Aa]ttention channel", visible)
+    assert "<dt>Neurons</dt><dd>200 in 3 layers</dd>" in plain(page)
+
+
+@pytest.mark.parametrize("name", ["run-format-1", "run-before-records"])
+def test_runs_of_earlier_versions_report(name, tmp_path):
+    run = kept(name, tmp_path)
+    page = plain(render_report(run).read_text())
+    assert RunFolder.open(run.path).is_complete("report")
+    assert "/models/llama-0+/models/llama-ia3-0 against /models/llama-0" in page
+    assert "<dt>Neurons</dt><dd>48 in 2 layers</dd>" in page
+    assert "<dt>System prompt</dt><dd>none given (the template may have its own)</dd>" in page
+    assert "<dt>decoding.max new tokens</dt><dd>4</dd>" in page
+    assert "safety-neurons 0.1.0, torch 2.13.0+cpu" in page
+    assert "harmful, to rank the neurons" in page
+    assert '<th scope="row">L0.N' in page
+    assert 'id="dose"' in page
+    assert page.count('<article class="sample">') == 8 + 5
+    assert not re.search(r"\b(?:None|null|nan)\b", page)
+
+
+# Charts
+
+
+FRAME = Frame(330, 340, Logarithmic(0.001, 1.0), Linear(-0.2, 1.1))
+
+
+def shapes(drawn: Iterable[str]) -> list[ElementTree.Element]:
+    return list(ElementTree.fromstring(f"<svg>{''.join(drawn)}</svg>").iter())
+
+
+def test_places_on_axes():
+    log, linear = Logarithmic(0.01, 1.0), Linear(-1.0, 3.0)
+    assert [log.place(v) for v in (0.01, 0.1, 1.0)] == pytest.approx([0, 0.5, 1])
+    assert [linear.place(v) for v in (-1.0, 0.0, 3.0)] == pytest.approx([0, 0.25, 1])
+    assert [linear.place(v) for v in (-7.0, 7.0)] == [0, 1]
+    assert [log.place(v) for v in (0.0, 7.0)] == [0, 1]
+    assert Linear(-0.3, 1.1).multiples(0.5) == [0, 0.5, 1]
+
+
+def test_labels_of_ticks_do_not_touch():
+    values = (0.001, 0.00123, 0.00234, 0.01, 0.0123, 0.2, 0.5, 0.9, 1.0)
+    drawn = shapes(FRAME.base([Tick(v, f"{100 * v:.3g}") for v in values], "all"))
+    labels = [e for e in drawn if e.tag == "text" and e.get("class") == "tick"]
+    assert labels[0].text == "100"
+    assert len(labels) > 3
+    for right, left in pairwise(labels):
+        room = float(right.get("x")) - float(left.get("x"))
+        assert room >= 3.5 * (len(right.text) + len(left.text))
+    upright = shapes(FRAME.grid([Tick(v / 100, f"{v} %") for v in range(-20, 110)]))
+    heights = [float(e.get("y")) for e in upright if e.tag == "text"]
+    assert all(low - high >= 16 for low, high in pairwise(heights))
+
+
+def test_marks_stay_in_the_frame_and_say_what_they_are_given():
+    wild = Interval(-40.0, 40.0)
+    marks = [Mark(0.0001, -3.0, "low", wild), Mark(0.1, 0.5, "<b>"), Mark(9.0, 5.0, "high", wild)]
+    drawn = shapes(
+        [
+            *marked_line(FRAME, marks, Style.of_series(1)),
+            *level(FRAME, 7.0, "above all", "level", above=False),
+        ]
+    )
+    across = {"x", "cx", "x1", "x2"}
+    for shape in drawn:
+        points = [tuple(map(float, p.split(","))) for p in shape.get("points", "").split()]
+        xs = [x for x, _ in points] + [float(v) for k, v in shape.items() if k in across]
+        up = {"y", "cy", "y1", "y2"}
+        ys = [y for _, y in points] + [float(v) for k, v in shape.items() if k in up]
+        assert all(FRAME.left <= x <= FRAME.x_end for x in xs)
+        assert all(FRAME.top - 5 <= y <= FRAME.y_end + 5 for y in ys)  # half a marker
+    assert [e.text for e in drawn if e.tag == "title"] == ["low", "<b>", "high"]
+    assert sum(e.get("class") == "whisker s1" for e in drawn) == 2 * 3

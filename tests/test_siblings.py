@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from safety_neurons.artifacts import RunFolder, require_place
 from safety_neurons.cli.options import parse_template_args
 from safety_neurons.errors import UserError
 from safety_neurons.models import ModelPair, Source
+from safety_neurons.runs import RunFolder
+from safety_neurons.storage import require_place
 from tests.commands import invoke, refused, replaced
 from tests.tiny import tokenizer
 
@@ -129,7 +130,7 @@ def test_a_find_that_never_ended_binds_nobody(zoo, find_arguments, tmp_path, mon
     def fail(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("safety_neurons.finding.run.contrast", fail)
+    monkeypatch.setattr("safety_neurons.methods.change_score.contrast", fail)
     refused(invoke(*find_arguments, "--out", run), "smaller --batch-size")
     monkeypatch.undo()
     other = replaced(find_arguments, "--aligned", zoo.source("llama", "lora"))

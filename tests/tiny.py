@@ -25,7 +25,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from safety_neurons.engine import Side
+from safety_neurons.inference import Setting, decode
+from safety_neurons.interventions import InterventionEdit, Patch
 from safety_neurons.models import ModelPair
+from safety_neurons.units import UnitSet
 
 GATED = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gemma3")
 ARCHITECTURES = (*GATED, "gpt2", "gpt_neox")
@@ -94,6 +98,7 @@ SIZES: dict[str, dict] = {
 _GATED_PARTS = {
     "layer": "model.layers.{}",
     "down": "mlp.down_proj",
+    "out": "self_attn.o_proj",
     "into": ("mlp.gate_proj", "mlp.up_proj"),
     "attention": ("q_proj", "v_proj", "o_proj"),
     "kv": ("k_proj", "v_proj"),
@@ -106,6 +111,7 @@ PARTS: dict[str, dict] = {
     "gpt2": {
         "layer": "transformer.h.{}",
         "down": "mlp.c_proj",
+        "out": "attn.c_proj",
         "into": ("mlp.c_fc",),
         "attention": ("attn.c_attn", "attn.c_proj"),
         "kv": ("attn.c_attn",),
@@ -115,6 +121,7 @@ PARTS: dict[str, dict] = {
     "gpt_neox": {
         "layer": "gpt_neox.layers.{}",
         "down": "mlp.dense_4h_to_h",
+        "out": "attention.dense",
         "into": ("mlp.dense_h_to_4h",),
         "attention": ("attention.query_key_value", "attention.dense"),
         "kv": ("attention.query_key_value",),
@@ -302,14 +309,16 @@ def prompts(lengths: Sequence[int] = (7, 2, 10), seed: int = 0) -> list[list[int
 # References: one prompt at a time, no padding, no cache, plain hooks.
 
 
-def down_projections(model: PreTrainedModel, architecture: str) -> list[torch.nn.Module]:
-    """The module whose input is each layer's neurons.
+def down_projections(
+    model: PreTrainedModel, architecture: str, part: str = "down"
+) -> list[torch.nn.Module]:
+    """The module whose input is each layer's neurons, or (`out`) its attention channels.
 
     That is the inside of PEFT's (IA)³ wrapper, which scales its input, and the outside of
     its LoRA wrapper, whose two branches read the same input.
     """
     parts = PARTS[architecture]
-    names = [f"{parts['layer'].format(i)}.{parts['down']}" for i in range(LAYERS)]
+    names = [f"{parts['layer'].format(i)}.{parts[part]}" for i in range(LAYERS)]
     modules = [model.get_submodule(name) for name in names]
     return [module.base_layer if hasattr(module, "ia3_l") else module for module in modules]
 
@@ -337,10 +346,12 @@ def logits_of(model: PreTrainedModel, tokens: Sequence[int]) -> Tensor:
     return model(input_ids=torch.tensor([list(tokens)]), use_cache=False).logits[0]
 
 
-def neurons_of(model: PreTrainedModel, architecture: str, tokens: Sequence[int]) -> list[Tensor]:
+def neurons_of(
+    model: PreTrainedModel, architecture: str, tokens: Sequence[int], part: str = "down"
+) -> list[Tensor]:
     """`pos neuron` of each layer, of one sequence."""
     taken: dict[int, Tensor] = {}
-    with pre_hooks(down_projections(model, architecture), taken.__setitem__), torch.no_grad():
+    with pre_hooks(down_projections(model, architecture, part), taken.__setitem__), torch.no_grad():
         logits_of(model, tokens)
     return [taken[layer][0] for layer in range(LAYERS)]
 
@@ -351,6 +362,7 @@ def overwritten_logits(
     tokens: Sequence[int],
     columns: Mapping[int, Sequence[int]],
     values: Sequence[Tensor],
+    part: str = "down",
 ) -> Tensor:
     """`pos vocab` of the recipient with chosen neurons of each layer set to `values`."""
 
@@ -362,7 +374,7 @@ def overwritten_logits(
             x[0, :, column] = values[layer][:, column]
         return x
 
-    with pre_hooks(down_projections(recipient, architecture), edit), torch.no_grad():
+    with pre_hooks(down_projections(recipient, architecture, part), edit), torch.no_grad():
         return logits_of(recipient, tokens)
 
 
@@ -373,11 +385,33 @@ def patched_generation(
     prompt: Sequence[int],
     columns: Mapping[int, Sequence[int]],
     steps: int,
+    part: str = "down",
 ) -> tuple[list[int], Tensor]:
     """Greedy tokens up to the first EOS and the logits (`step vocab`) that chose them."""
     tokens, rows = list(prompt), []
     while len(rows) < steps and (not rows or tokens[-1] != EOS):
-        values = neurons_of(donor, architecture, tokens)
-        rows.append(overwritten_logits(recipient, architecture, tokens, columns, values)[-1])
+        values = neurons_of(donor, architecture, tokens, part)
+        logits = overwritten_logits(recipient, architecture, tokens, columns, values, part)
+        rows.append(logits[-1])
         tokens.append(int(rows[-1].argmax()))
     return tokens[len(prompt) :], torch.stack(rows)
+
+
+# Interventions, as most tests use them.
+
+
+def patched(recipient: Side, neurons: UnitSet | None = None, strength: float = 1.0) -> Setting:
+    """One side answers, patched at `neurons`, or as it is."""
+    return Setting(recipient, () if neurons is None else (Patch(neurons, strength),))
+
+
+def decode_patched(pair, asked, recipient, patches=(None,), *, strengths=None, max_new_tokens):
+    """`decode` under each of several patches; None is none."""
+    moved = strengths or [1.0] * len(patches)
+    settings = [patched(recipient, p, s) for p, s in zip(patches, moved, strict=True)]
+    return decode(pair, asked, settings, max_new_tokens=max_new_tokens)
+
+
+def patch_edit(neurons: UnitSet, donor: Side) -> InterventionEdit:
+    """The edit that copies the donor's values of some neurons to the other side."""
+    return InterventionEdit([Patch(neurons)], donor.other)

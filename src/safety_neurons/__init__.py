@@ -12,61 +12,157 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from safety_neurons.alignment import AlignRecipe, align
-    from safety_neurons.artifacts import RunFolder
+    from safety_neurons.engine import ALONE, Side
     from safety_neurons.errors import InterventionError, SafetyNeuronsError, UserError
-    from safety_neurons.finding import FindOptions, find
-    from safety_neurons.generation import Decoding, answer
+    from safety_neurons.inference import Decoding, Setting, answer, decode
+    from safety_neurons.interventions import Intervention, Patch
     from safety_neurons.judges import Judge, RefusalJudge, Verdict
-    from safety_neurons.models import ModelPair, Side
-    from safety_neurons.neurons import NeuronSet, Ranking, RankingName
+    from safety_neurons.methods import RankingMethod
+    from safety_neurons.models import LoadedModel, ModelPair
     from safety_neurons.prompts import ChatFormat, Kind, PromptSet, Split, builtin, load_prompts
-    from safety_neurons.report import render_report
-    from safety_neurons.validation import TestPrompts, ValidateOptions, validate
+    from safety_neurons.registry import ARCHITECTURES, INTERVENTIONS, JUDGES, RANKINGS
+    from safety_neurons.report import render_comparison, render_report
+    from safety_neurons.runs import RunFolder, Summary, reload_pair
+    from safety_neurons.studies.alignment import AlignRecipe, align
+    from safety_neurons.studies.finding import FindOptions, find
+    from safety_neurons.studies.generation import generate
+    from safety_neurons.studies.judging import judge_answers
+    from safety_neurons.studies.sets import save_top_units, top_units
+    from safety_neurons.studies.validation import TestPrompts, ValidateOptions, validate
+    from safety_neurons.units import Ranking, SiteKind, UnitSet, UnitSpace, load_set, save_set
 
 _HOMES = {
-    "alignment": ("AlignRecipe", "align"),
-    "artifacts": ("RunFolder",),
-    "errors": ("InterventionError", "SafetyNeuronsError", "UserError"),
-    "finding": ("FindOptions", "find"),
-    "generation": ("Decoding", "answer"),
-    "judges": ("Judge", "RefusalJudge", "Verdict"),
-    "models": ("ModelPair", "Side"),
-    "neurons": ("NeuronSet", "Ranking", "RankingName"),
-    "prompts": ("ChatFormat", "Kind", "PromptSet", "Split", "builtin", "load_prompts"),
-    "report": ("render_report",),
-    "validation": ("TestPrompts", "ValidateOptions", "validate"),
+    "engine": (
+        "ALONE",
+        "Side",
+    ),
+    "errors": (
+        "InterventionError",
+        "SafetyNeuronsError",
+        "UserError",
+    ),
+    "inference": (
+        "Decoding",
+        "Setting",
+        "answer",
+        "decode",
+    ),
+    "interventions": (
+        "Intervention",
+        "Patch",
+    ),
+    "judges": (
+        "Judge",
+        "RefusalJudge",
+        "Verdict",
+    ),
+    "methods": ("RankingMethod",),
+    "models": (
+        "LoadedModel",
+        "ModelPair",
+    ),
+    "prompts": (
+        "ChatFormat",
+        "Kind",
+        "PromptSet",
+        "Split",
+        "builtin",
+        "load_prompts",
+    ),
+    "registry": (
+        "ARCHITECTURES",
+        "INTERVENTIONS",
+        "JUDGES",
+        "RANKINGS",
+    ),
+    "report": (
+        "render_comparison",
+        "render_report",
+    ),
+    "runs": (
+        "RunFolder",
+        "Summary",
+        "reload_pair",
+    ),
+    "studies.alignment": (
+        "AlignRecipe",
+        "align",
+    ),
+    "studies.finding": (
+        "FindOptions",
+        "find",
+    ),
+    "studies.generation": ("generate",),
+    "studies.judging": ("judge_answers",),
+    "studies.sets": (
+        "save_top_units",
+        "top_units",
+    ),
+    "studies.validation": (
+        "TestPrompts",
+        "ValidateOptions",
+        "validate",
+    ),
+    "units": (
+        "Ranking",
+        "SiteKind",
+        "UnitSet",
+        "UnitSpace",
+        "load_set",
+        "save_set",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "ALONE",
+    "ARCHITECTURES",
+    "INTERVENTIONS",
+    "JUDGES",
+    "RANKINGS",
     "AlignRecipe",
     "ChatFormat",
     "Decoding",
     "FindOptions",
+    "Intervention",
     "InterventionError",
     "Judge",
     "Kind",
+    "LoadedModel",
     "ModelPair",
-    "NeuronSet",
+    "Patch",
     "PromptSet",
     "Ranking",
-    "RankingName",
+    "RankingMethod",
     "RefusalJudge",
     "RunFolder",
     "SafetyNeuronsError",
+    "Setting",
     "Side",
+    "SiteKind",
     "Split",
+    "Summary",
     "TestPrompts",
+    "UnitSet",
+    "UnitSpace",
     "UserError",
     "ValidateOptions",
     "Verdict",
     "align",
     "answer",
     "builtin",
+    "decode",
     "find",
+    "generate",
+    "judge_answers",
     "load_prompts",
+    "load_set",
+    "reload_pair",
+    "render_comparison",
     "render_report",
+    "save_set",
+    "save_top_units",
+    "top_units",
     "validate",
 ]
 

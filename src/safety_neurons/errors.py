@@ -57,8 +57,10 @@ def reading(what: str | Path, *, remedy: str, fault: str = "could not be read") 
         fault: what is wrong, where it is something else.
 
     Raises:
-        UserError: for every exception except those that are not about what is read: this
-            package's own, a full disk, missing rights, too little memory, a stop.
+        UserError: for every exception except those that are not about what is read: a full
+            disk, missing rights, too little memory, a stop, and the two below.
+        SafetyNeuronsError: this package's own, as it was raised.
+        MemoryError: Python's own, as it was raised.
     """
     try:
         yield
@@ -79,6 +81,11 @@ def reason_of(error: BaseException, longest: int = 200) -> str:
     """The first line of an error's message, or its type's name, cut where it is long."""
     if isinstance(error, KeyError):
         return f"'{error.args[0]}' is missing" if error.args else "something is missing"
+    if type(error).__name__ == "ValidationError" and (listed := getattr(error, "errors", None)):
+        # Pydantic's first line tells how many faults there are, and none of them.
+        first = listed()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        return f"{place or 'the whole'}: {first['msg']}"[:longest]
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:longest].rstrip(".")
 

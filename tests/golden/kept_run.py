@@ -15,12 +15,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from safety_neurons.finding import find
+from safety_neurons.validation import validate
 from tests.tiny import Zoo
 
 from safety_neurons import Decoding, FindOptions, ModelPair, TestPrompts, ValidateOptions
-from safety_neurons.finding import find
 from safety_neurons.prompts import Prompt, PromptSet
-from safety_neurons.validation import validate
 
 
 def prompts(name: str, n: int, start: int) -> PromptSet:

@@ -12,8 +12,9 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from safety_neurons.engine import PairedRows, Side, Tokens, gating
 from safety_neurons.errors import UserError
-from safety_neurons.models import ModelPair, PairedRows, Side, Tokens, adapters, gating, proofs
+from safety_neurons.models import ModelPair, adapters, proofs
 from tests.tiny import PARTS, load, logits_of, random_model, save, tokenizer
 
 WEIGHTS = "adapter_model.safetensors"

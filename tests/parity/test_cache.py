@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from safety_neurons.models.cache import RowCache
+from safety_neurons.engine.cache import RowCache
 from tests.tiny import LAYERS, load
 
 ROWS = [

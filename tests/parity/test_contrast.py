@@ -8,11 +8,12 @@ import itertools
 import pytest
 import torch
 
-from safety_neurons.activations import ContrastSums, ForcedBatch, attribute, contrast
-from safety_neurons.activations.attribution import AttributionSums
-from safety_neurons.generation import PatchEdit
-from safety_neurons.models import ModelPair, PairedRows, Side
-from safety_neurons.neurons import NeuronSet
+from safety_neurons.engine import PairedRows, Side
+from safety_neurons.inference import ForcedBatch
+from safety_neurons.methods import ContrastSums, attribute, contrast
+from safety_neurons.methods.attribution import AttributionSums
+from safety_neurons.models import ModelPair
+from safety_neurons.units import BlockKey, UnitSet
 from tests.tiny import (
     ARCHITECTURES,
     EOS,
@@ -20,6 +21,7 @@ from tests.tiny import (
     down_projections,
     logits_of,
     neurons_of,
+    patch_edit,
     pre_hooks,
     prompts,
 )
@@ -93,7 +95,7 @@ def test_contrast_sums_merge_in_any_order(zoo):
     parts = [batch_of(pair, contrast, slice(i, i + 1)) for i in range(3)]
     whole = batch_of(pair, contrast)
     for order in itertools.permutations(parts):
-        assert_same_sums(sum(order, ContrastSums.zero(pair.layout)), whole)
+        assert_same_sums(sum(order, ContrastSums.zero(pair.space())), whole)
     assert_same_sums(parts[2] + (parts[0] + parts[1]), whole)
 
 
@@ -107,7 +109,7 @@ def test_change_is_seen_where_the_models_differ_and_not_before(zoo, architecture
     """A scale in the last layer alone changes no neuron of an earlier layer."""
     pair = last_layer_only(zoo, architecture, "ia3")
     change = batch_of(pair, contrast).change_score
-    last = pair.layout.layer_slice(LAYERS - 1)
+    last = pair.space().slice_of(BlockKey(LAYERS - 1))
     assert change[: last.start].max() < 1e-12
     assert change[last].min() > 0
 
@@ -168,7 +170,7 @@ def test_attribution_of_separate_weights_equals_shared(zoo, architecture):
 def test_attribution_sums_merge(zoo):
     pair, _ = both(zoo, "llama", KINDS[1])
     parts = [batch_of(pair, attribute, slice(i, i + 1)) for i in range(3)]
-    merged = sum(reversed(parts), AttributionSums.zero(pair.layout))
+    merged = sum(reversed(parts), AttributionSums.zero(pair.space()))
     whole = batch_of(pair, attribute)
     assert merged.prompts == whole.prompts
     torch.testing.assert_close(merged.attribution, whole.attribution, rtol=1e-8, atol=1e-9)
@@ -182,10 +184,10 @@ def test_attribution_leaves_no_gradient_behind(zoo):
 
 
 @torch.no_grad()
-def patched_likelihood(pair: ModelPair, neurons: NeuronSet) -> torch.Tensor:
+def patched_likelihood(pair: ModelPair, neurons: UnitSet) -> torch.Tensor:
     """Sum over prompts of the aligned answer's mean log-likelihood in the patched model."""
     batch = ForcedBatch.of(prompts(), COMPLETIONS, pair)
-    edits = [PatchEdit([neurons], A)]
+    edits = [patch_edit(neurons, A)]
     with PairedRows(pair, dict.fromkeys(Side, len(batch)), edits=edits, first=A) as rows:
         logits = rows.forward(dict.fromkeys(Side, batch.tokens), logits=0)[U]
     return sum(
@@ -198,9 +200,9 @@ def patched_likelihood(pair: ModelPair, neurons: NeuronSet) -> torch.Tensor:
     )
 
 
-def predicted_and_measured(pair: ModelPair, neurons: NeuronSet) -> tuple[float, float]:
+def predicted_and_measured(pair: ModelPair, neurons: UnitSet) -> tuple[float, float]:
     attribution = batch_of(pair, attribute).attribution[neurons.flat].sum()
-    unpatched = patched_likelihood(pair, NeuronSet.of(torch.empty(0), pair.layout))
+    unpatched = patched_likelihood(pair, UnitSet.of(torch.empty(0), pair.space()))
     return float(attribution), float(patched_likelihood(pair, neurons) - unpatched)
 
 
@@ -209,9 +211,9 @@ def predicted_and_measured(pair: ModelPair, neurons: NeuronSet) -> tuple[float, 
 def test_attribution_predicts_what_patching_a_layer_does(zoo, architecture, layer):
     """Its first order: exact in the limit, so within a per cent for a scale within 1e-3 of 1."""
     pair, _ = both(zoo, architecture, ("ia3-near-one", None))
-    span = pair.layout.layer_slice(layer)
+    span = pair.space().slice_of(BlockKey(layer))
     predicted, measured = predicted_and_measured(
-        pair, NeuronSet.of(torch.arange(span.start, span.stop), pair.layout)
+        pair, UnitSet.of(torch.arange(span.start, span.stop), pair.space())
     )
     assert abs(measured) > 1e-6
     assert predicted / measured == pytest.approx(1, abs=0.03)
@@ -222,7 +224,7 @@ def test_attribution_predicts_what_patching_one_neuron_does(zoo, architecture):
     pair, _ = both(zoo, architecture, ("ia3-near-one", None))
     order = batch_of(pair, attribute).attribution.abs().argsort(descending=True)
     for neuron in order[:5]:
-        predicted, measured = predicted_and_measured(pair, NeuronSet.of(neuron[None], pair.layout))
+        predicted, measured = predicted_and_measured(pair, UnitSet.of(neuron[None], pair.space()))
         assert predicted / measured == pytest.approx(1, abs=0.03)
 
 
@@ -230,9 +232,9 @@ def test_attribution_predicts_what_patching_one_neuron_does(zoo, architecture):
 def test_attribution_of_all_neurons_predicts_patching_them_all(zoo, architecture):
     """Where only one layer differs: gradients of several layers count what flows through both."""
     pair = last_layer_only(zoo, architecture, "ia3-near-one")
-    predicted, measured = predicted_and_measured(pair, NeuronSet.all(pair.layout))
-    own = patched_likelihood(exchanged(pair), NeuronSet.of(torch.empty(0), pair.layout))
-    unpatched = patched_likelihood(pair, NeuronSet.of(torch.empty(0), pair.layout))
+    predicted, measured = predicted_and_measured(pair, UnitSet.all(pair.space()))
+    own = patched_likelihood(exchanged(pair), UnitSet.of(torch.empty(0), pair.space()))
+    unpatched = patched_likelihood(pair, UnitSet.of(torch.empty(0), pair.space()))
     assert measured == pytest.approx(float(own - unpatched), abs=1e-12)  # totality
     assert abs(measured) > 1e-6
     assert predicted / measured == pytest.approx(1, abs=0.03)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from safety_neurons.engine import PairedRows, Side
 from safety_neurons.errors import UserError
-from safety_neurons.generation import left_padded
-from safety_neurons.models import ModelPair, PairedRows, Side
+from safety_neurons.inference import left_padded
+from safety_neurons.models import ModelPair
 from tests.tiny import ARCHITECTURES, LAYERS, load, logits_of, prompts
 
 EXACT = {"rtol": 0, "atol": 1e-9}

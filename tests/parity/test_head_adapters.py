@@ -8,12 +8,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from safety_neurons.activations import attribute, contrast
+from safety_neurons.engine import PairedRows, Side, Tokens
 from safety_neurons.errors import InterventionError
-from safety_neurons.generation import Decoding, Setting, decode, left_padded
-from safety_neurons.models import ModelPair, PairedRows, Side, Tokens
-from safety_neurons.neurons import NeuronSet
-from safety_neurons.validation.perplexity import perplexities
+from safety_neurons.inference import Decoding, Setting, left_padded
+from safety_neurons.inference.perplexity import perplexities
+from safety_neurons.methods import attribute, contrast
+from safety_neurons.models import ModelPair
+from safety_neurons.units import UnitSet
 from tests.parity.test_contrast import (
     COMPLETIONS,
     assert_same_sums,
@@ -26,10 +27,12 @@ from tests.parity.test_gating import EXACT, assert_rows_are_plain_models, side_l
 from tests.parity.test_patching import columns_of, some_neurons
 from tests.tiny import (
     ARCHITECTURES,
+    decode_patched,
     load,
     logits_of,
     neurons_of,
     overwritten_logits,
+    patched,
     patched_generation,
     prompts,
 )
@@ -161,7 +164,7 @@ def watched(monkeypatch) -> list[torch.Tensor]:
 def test_patched_decoding_equals_plain_models(zoo, watched, architecture, kinds, recipient):
     sources = sources_of(zoo, architecture, kinds)
     pair, asked = zoo.pair(*sources.values()), prompts()
-    patches = [some_neurons(pair), NeuronSet.of(torch.empty(0), pair.layout)]
+    patches = [some_neurons(pair), UnitSet.of(torch.empty(0), pair.space())]
     donor, model = (zoo.model(sources[side]) for side in (recipient.other, recipient))
     expected = [
         [
@@ -170,12 +173,12 @@ def test_patched_decoding_equals_plain_models(zoo, watched, architecture, kinds,
         ]
         for patch in patches
     ]
-    found = decode(pair, asked, recipient, patches, max_new_tokens=STEPS)
+    found = decode_patched(pair, asked, recipient, patches, max_new_tokens=STEPS)
     assert found == [[tokens for tokens, _ in of_patch] for of_patch in expected]
     assert found[0] != found[1]
     # One prompt alone, so that the rows of its passes are known.
     watched.clear()
-    decode(pair, asked[:1], recipient, patches[:1], max_new_tokens=STEPS)
+    decode_patched(pair, asked[:1], recipient, patches[:1], max_new_tokens=STEPS)
     logits = torch.cat([one[:, -1] for one in watched])
     torch.testing.assert_close(logits, expected[0][0][1], **EXACT)
 
@@ -212,7 +215,7 @@ def test_perplexities_equal_plain_models(zoo, architecture):
             nats[name] -= float(likelihood[torch.arange(last), torch.tensor(completion)].sum())
         count += last
     expected = {name: float(torch.tensor(n / count).exp()) for name, n in nats.items()}
-    settings = {A: Setting(A), U: Setting(U), "patched": Setting(U, neurons)}
+    settings = {A: Setting(A), U: Setting(U), "patched": patched(U, neurons)}
     found = perplexities(pair, prompts(), COMPLETIONS, settings, Decoding(batch_size=2))
     assert found == pytest.approx(expected, rel=1e-6)
 
@@ -274,6 +277,6 @@ def test_a_bypassed_unembedding_without_adapter_is_an_error_too(zoo, monkeypatch
 
 def test_hooks_of_both_ends_are_gone_afterwards(zoo):
     pair = zoo.pair(*sources_of(zoo, "llama", BOTH).values())
-    decode(pair, prompts(), U, [some_neurons(pair)], max_new_tokens=2)
+    decode_patched(pair, prompts(), U, [some_neurons(pair)], max_new_tokens=2)
     modules = pair.sides[A].model.modules()
     assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules) == 0

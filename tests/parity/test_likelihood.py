@@ -6,8 +6,9 @@ import pytest
 import torch
 from peft import IA3Config, get_peft_model
 
-from safety_neurons.alignment.likelihood import log_likelihoods
-from safety_neurons.models import ModelPair, PairedRows
+from safety_neurons.engine import PairedRows, Side
+from safety_neurons.inference.likelihood import log_likelihoods
+from safety_neurons.models import ModelPair
 from tests.tiny import ARCHITECTURES, PARTS, prompts
 
 EXACT = {"rtol": 0, "atol": 1e-9}
@@ -50,7 +51,7 @@ def test_likelihoods_and_gradients_equal_those_of_plain_passes(zoo, architecture
         ]
     )
     weights = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.5, 0.25]], dtype=torch.float64)
-    found, counts = log_likelihoods(pair, asked, completions)
+    found, counts = log_likelihoods(pair, Side.UNALIGNED, asked, completions)
     torch.testing.assert_close(found, expected, **EXACT)
     assert counts.tolist() == [[len(c) for c in group] for group in completions]
     gradients = [
@@ -74,5 +75,6 @@ def test_a_prompt_is_read_once_for_its_completions(zoo, monkeypatch):
 
     monkeypatch.setattr(PairedRows, "forward", watched)
     beginning, *own = prompts((5, 3, 4), seed=1)
-    log_likelihoods(pair, [beginning + one for one in own], [([7, 8], [9])] * 2)
+    asked = [beginning + one for one in own]
+    log_likelihoods(pair, Side.UNALIGNED, asked, [([7, 8], [9])] * 2)
     assert read == [(1, 6), (2, 2), (4, 2)]  # BOS is common, too; the last prompt token is kept

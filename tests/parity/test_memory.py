@@ -14,22 +14,16 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from safety_neurons.activations import attribute, contrast
-from safety_neurons.alignment.likelihood import log_likelihoods
+from safety_neurons.engine import PairedRows, Side, Tokens
 from safety_neurons.errors import InterventionError
-from safety_neurons.generation import (
-    ALIGNED,
-    UNALIGNED,
-    Decoding,
-    PatchEdit,
-    Setting,
-    decode,
-    left_padded,
-)
-from safety_neurons.models import ModelPair, PairedRows, Side, Tokens
-from safety_neurons.neurons import NeuronSet
-from safety_neurons.validation.perplexity import perplexities
-from tests.tiny import EOS, prompts
+from safety_neurons.inference import ALIGNED, UNALIGNED, Decoding, left_padded
+from safety_neurons.inference.likelihood import log_likelihoods
+from safety_neurons.inference.perplexity import perplexities
+from safety_neurons.methods import attribute, contrast
+from safety_neurons.models import ModelPair
+from safety_neurons.units import UnitSet
+from tests import tiny
+from tests.tiny import EOS, decode_patched, patch_edit, prompts
 
 A, U = Side.ALIGNED, Side.UNALIGNED
 COMPLETIONS = [[20, 21, 22, 23, EOS], [30], [40, 41, EOS]]
@@ -72,23 +66,23 @@ def pair_of(zoo, architecture: str, separate: bool) -> ModelPair:
     return zoo.pair(zoo.source(architecture, "ia3-kv"), zoo.source(architecture, "lora"))
 
 
-def some_neurons(pair: ModelPair, count: int) -> NeuronSet:
+def some_neurons(pair: ModelPair, count: int) -> UnitSet:
     generator = torch.Generator().manual_seed(count)
-    drawn = torch.randperm(pair.layout.total, generator=generator)[:count]
-    return NeuronSet.of(drawn, pair.layout)
+    drawn = torch.randperm(pair.space().total, generator=generator)[:count]
+    return UnitSet.of(drawn, pair.space())
 
 
 def plain(pair: ModelPair) -> object:
-    return decode(pair, prompts(), U, max_new_tokens=4)
+    return decode_patched(pair, prompts(), U, max_new_tokens=4)
 
 
 def patched(pair: ModelPair) -> object:
-    return decode(pair, prompts(), U, [some_neurons(pair, 9)], max_new_tokens=4)
+    return decode_patched(pair, prompts(), U, [some_neurons(pair, 9)], max_new_tokens=4)
 
 
 def several(pair: ModelPair) -> object:
-    patches = [some_neurons(pair, 5), None, NeuronSet.all(pair.layout)]
-    return decode(pair, prompts(), A, patches, strengths=[1, 1, 0.5], max_new_tokens=4)
+    patches = [some_neurons(pair, 5), None, UnitSet.all(pair.space())]
+    return decode_patched(pair, prompts(), A, patches, strengths=[1, 1, 0.5], max_new_tokens=4)
 
 
 def contrasted(pair: ModelPair) -> object:
@@ -100,13 +94,13 @@ def attributed(pair: ModelPair) -> object:
 
 
 def surprised(pair: ModelPair) -> object:
-    settings = {"a": ALIGNED, "u": UNALIGNED, "p": Setting(U, some_neurons(pair, 9))}
+    settings = {"a": ALIGNED, "u": UNALIGNED, "p": tiny.patched(U, some_neurons(pair, 9))}
     return perplexities(pair, prompts(), COMPLETIONS, settings, Decoding(batch_size=2))
 
 
 def likelihoods(pair: ModelPair) -> object:
     pairs = [(c, [7, 8]) for c in COMPLETIONS]
-    found, _ = log_likelihoods(pair, prompts(), pairs)
+    found, _ = log_likelihoods(pair, U, prompts(), pairs)
     return float(found.sum())
 
 
@@ -115,7 +109,7 @@ def trained(pair: ModelPair) -> object:
     model = pair.sides[U].model
     scale = model.get_parameter("model.norm.weight").requires_grad_()
     try:
-        found, _ = log_likelihoods(pair, prompts(), [(c, [7, 8]) for c in COMPLETIONS])
+        found, _ = log_likelihoods(pair, U, prompts(), [(c, [7, 8]) for c in COMPLETIONS])
         (gradient,) = torch.autograd.grad(found.sum(), [scale])
         return float(gradient.sum())
     finally:
@@ -217,7 +211,7 @@ def test_caches_are_empty_after_the_block_whoever_holds_the_rows(zoo, separate):
 @pytest.mark.parametrize("edits", [False, True])
 def test_rows_are_used_in_their_block_alone(zoo, edits):
     pair = zoo.pair(zoo.source("llama", None), zoo.source("llama", None))  # without any gate
-    used = [PatchEdit([some_neurons(pair, 9)], A)] if edits else []
+    used = [patch_edit(some_neurons(pair, 9), A)] if edits else []
     tokens = dict.fromkeys(Side, left_padded(prompts(), pair))
     rows = PairedRows(pair, dict.fromkeys(Side, 3), edits=used)
     with pytest.raises(InterventionError, match="inside their `with` block"):

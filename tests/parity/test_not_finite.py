@@ -7,12 +7,13 @@ import math
 import pytest
 import torch
 
+from safety_neurons.engine import Side
 from safety_neurons.errors import UserError
-from safety_neurons.generation import ALIGNED, UNALIGNED, Decoding, Setting, decode
-from safety_neurons.models import ModelPair, Side
-from safety_neurons.validation.perplexity import perplexities
+from safety_neurons.inference import ALIGNED, UNALIGNED, Decoding
+from safety_neurons.inference.perplexity import perplexities
+from safety_neurons.models import ModelPair
 from tests.parity.test_patching import some_neurons
-from tests.tiny import prompts
+from tests.tiny import decode_patched, patched, prompts
 
 A, U = Side.ALIGNED, Side.UNALIGNED
 COMPLETIONS = [[20, 21, 22], [30], [40, 41]]
@@ -33,17 +34,17 @@ def broken(zoo, side: Side, value: float) -> ModelPair:
 def test_no_token_is_chosen_from_logits_that_are_not_finite(zoo, side, value):
     pair = broken(zoo, side, value)
     with pytest.raises(UserError, match=rf"The {side} model's logits are not finite .* --dtype"):
-        decode(pair, prompts(), side, max_new_tokens=2)
+        decode_patched(pair, prompts(), side, max_new_tokens=2)
     with pytest.raises(UserError, match=rf"The {side} model's logits"):
-        decode(pair, prompts(), side, [some_neurons(pair)], max_new_tokens=2)
-    decode(pair, prompts(), side.other, max_new_tokens=2)
+        decode_patched(pair, prompts(), side, [some_neurons(pair)], max_new_tokens=2)
+    decode_patched(pair, prompts(), side.other, max_new_tokens=2)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("side", list(Side))
 def test_a_likelihood_that_is_not_finite_is_said_in_the_first_batch(zoo, side, value):
     pair, read = broken(zoo, side, value), []
-    settings = {"u": UNALIGNED, "a": ALIGNED, "p": Setting(U, some_neurons(pair))}
+    settings = {"u": UNALIGNED, "a": ALIGNED, "p": patched(U, some_neurons(pair))}
     ours = {A: "a", U: "u"}[side]
 
     class Counted:

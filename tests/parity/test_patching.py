@@ -7,24 +7,21 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from safety_neurons.engine import PairedRows, Side, Tokens
 from safety_neurons.errors import InterventionError
-from safety_neurons.generation import (
-    Decoding,
-    PatchEdit,
-    Setting,
-    answer,
-    decode,
-    left_padded,
-)
-from safety_neurons.models import ModelPair, PairedRows, Side, Tokens
-from safety_neurons.neurons import NeuronSet
+from safety_neurons.inference import Decoding, Setting, answer, left_padded
+from safety_neurons.models import ModelPair
+from safety_neurons.units import UnitSet
 from tests.tiny import (
     ARCHITECTURES,
     EOS,
     LAYERS,
+    decode_patched,
     down_projections,
     logits_of,
     neurons_of,
+    patch_edit,
+    patched,
     patched_generation,
     pre_hooks,
     prompts,
@@ -35,13 +32,13 @@ STEPS = 6
 A, U = Side.ALIGNED, Side.UNALIGNED
 
 
-def some_neurons(pair: ModelPair, share: float = 0.3, seed: int = 0) -> NeuronSet:
+def some_neurons(pair: ModelPair, share: float = 0.3, seed: int = 0) -> UnitSet:
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randperm(pair.layout.total, generator=generator)
-    return NeuronSet.of(drawn[: round(share * pair.layout.total)], pair.layout)
+    drawn = torch.randperm(pair.space().total, generator=generator)
+    return UnitSet.of(drawn[: round(share * pair.space().total)], pair.space())
 
 
-def columns_of(neurons: NeuronSet) -> dict[int, list[int]]:
+def columns_of(neurons: UnitSet) -> dict[int, list[int]]:
     """By hand from the names, not from the layout's own arithmetic."""
     columns: dict[int, list[int]] = {}
     for name in neurons.names:
@@ -80,7 +77,7 @@ def decoded(monkeypatch):
         nonlocal recipient
         recipient = side
         labels.clear(), seen.clear()
-        (completions,) = decode(pair, asked, side, [patch], max_new_tokens=STEPS)
+        (completions,) = decode_patched(pair, asked, side, [patch], max_new_tokens=STEPS)
         return completions, [torch.stack(seen[row]) for row in range(len(asked))]
 
     return run
@@ -107,9 +104,9 @@ def assert_completions(found, expected) -> None:
 
 
 @torch.no_grad()
-def cached_logits(pair: ModelPair, asked, neurons: NeuronSet | None, donor: Side = A) -> list:
+def cached_logits(pair: ModelPair, asked, neurons: UnitSet | None, donor: Side = A) -> list:
     """Logits of both sides over a prefill and two cached steps on fixed tokens."""
-    edits = [] if neurons is None else [PatchEdit([neurons], donor)]
+    edits = [] if neurons is None else [patch_edit(neurons, donor)]
     tokens, out = left_padded(asked, pair), []
     with PairedRows(
         pair, dict.fromkeys(Side, len(asked)), edits=edits, first=donor, cached=True
@@ -156,7 +153,7 @@ def test_patching_rows_of_a_model_into_others_changes_nothing(zoo, architecture,
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_empty_set_changes_nothing(zoo, decoded, architecture):
     pair = zoo.pair(zoo.source(architecture, "ia3"), zoo.source(architecture, "lora"))
-    empty = NeuronSet.of(torch.empty(0), pair.layout)
+    empty = UnitSet.of(torch.empty(0), pair.space())
     plain = cached_logits(pair, prompts(), None)
     patched = cached_logits(pair, prompts(), empty)
     for before, after in zip(plain, patched, strict=True):
@@ -169,7 +166,7 @@ def test_empty_set_changes_nothing(zoo, decoded, architecture):
 def test_the_donor_is_never_changed(zoo, donor):
     pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", "lora"))
     plain = cached_logits(pair, prompts(), None, donor)
-    patched = cached_logits(pair, prompts(), NeuronSet.all(pair.layout), donor)
+    patched = cached_logits(pair, prompts(), UnitSet.all(pair.space()), donor)
     for before, after in zip(plain, patched, strict=True):
         assert torch.equal(before[donor], after[donor])
         assert not torch.allclose(before[donor.other], after[donor.other])
@@ -199,7 +196,7 @@ def test_all_neurons_of_a_scale_at_the_site_give_the_donor(zoo, decoded, archite
     donor = [greedy(zoo.model(sources[recipient.other]), p) for p in prompts()]
     own = [greedy(zoo.model(sources[recipient]), p)[0] for p in prompts()]
     assert [tokens for tokens, _ in donor] != own
-    everything = NeuronSet.all(pair.layout)
+    everything = UnitSet.all(pair.space())
     assert_completions(decoded(pair, prompts(), recipient, patch=everything), donor)
 
 
@@ -212,7 +209,7 @@ def test_all_neurons_of_other_gates_give_the_donor(zoo, decoded, architecture, r
     donor = [greedy(zoo.model(sources[recipient.other]), p) for p in prompts()]
     own = [greedy(zoo.model(sources[recipient]), p)[0] for p in prompts()]
     assert [tokens for tokens, _ in donor] != own
-    everything = NeuronSet.all(pair.layout)
+    everything = UnitSet.all(pair.space())
     assert_completions(decoded(pair, prompts(), recipient, patch=everything), donor)
 
 
@@ -298,11 +295,11 @@ def begun_alike() -> list[list[int]]:
     return [shared + tokens for tokens in (*own, own[1])]
 
 
-def several(pair: ModelPair) -> list[NeuronSet | None]:
+def several(pair: ModelPair) -> list[UnitSet | None]:
     """Small, large, everything, nothing, no patch, and one of them twice."""
     few, many = some_neurons(pair, 0.1, seed=1), some_neurons(pair, 0.6, seed=2)
-    nothing = NeuronSet.of(torch.empty(0), pair.layout)
-    return [few, many, NeuronSet.all(pair.layout), nothing, None, few]
+    nothing = UnitSet.of(torch.empty(0), pair.space())
+    return [few, many, UnitSet.all(pair.space()), nothing, None, few]
 
 
 @pytest.mark.parametrize("recipient", [A, U])
@@ -319,7 +316,7 @@ def test_several_patches_at_once_equal_the_reference(
     pair, asked = zoo.pair(sources[A], sources[U]), begun_alike()
     assert pair.shared is not separate
     donor, model = (zoo.model(sources[side]) for side in (recipient.other, recipient))
-    nothing = NeuronSet.of(torch.empty(0), pair.layout)
+    nothing = UnitSet.of(torch.empty(0), pair.space())
     expected = [
         [
             patched_generation(donor, model, architecture, p, columns_of(patch or nothing), 10)[0]
@@ -337,7 +334,7 @@ def test_several_patches_at_once_equal_the_reference(
         return tokens[: at + 1]
 
     expected = [[cut(tokens) for tokens in of_patch] for of_patch in expected]
-    assert decode(pair, asked, recipient, several(pair), max_new_tokens=10) == expected
+    assert decode_patched(pair, asked, recipient, several(pair), max_new_tokens=10) == expected
     assert len({len(tokens) for of_patch in expected for tokens in of_patch}) > 1
     assert len({tuple(map(tuple, of_patch)) for of_patch in expected}) > 1
 
@@ -372,12 +369,12 @@ def test_partial_patches_equal_the_reference(zoo, architecture, separate):
         [partly_patched(donor, model, architecture, p, columns_of(neurons), s) for p in asked]
         for s in strengths
     ]
-    found = decode(
+    found = decode_patched(
         pair, asked, U, [neurons] * len(strengths), strengths=strengths, max_new_tokens=STEPS
     )
     assert found == expected
-    assert found[0] == decode(pair, asked, U, max_new_tokens=STEPS)[0]
-    assert found[2] == decode(pair, asked, U, [neurons], max_new_tokens=STEPS)[0]
+    assert found[0] == decode_patched(pair, asked, U, max_new_tokens=STEPS)[0]
+    assert found[2] == decode_patched(pair, asked, U, [neurons], max_new_tokens=STEPS)[0]
     assert len({str(of_strength) for of_strength in found}) > 2
 
 
@@ -391,13 +388,13 @@ def rows_read(pair, asked, patches, monkeypatch, steps: int) -> list[dict[Side, 
         return forward(self, tokens, **options)
 
     monkeypatch.setattr(PairedRows, "forward", watched)
-    decode(pair, asked, U, patches, max_new_tokens=steps)
+    decode_patched(pair, asked, U, patches, max_new_tokens=steps)
     return read
 
 
 def test_what_patches_have_in_common_is_read_once(zoo, monkeypatch):
     pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
-    nothing = NeuronSet.of(torch.empty(0), pair.layout)
+    nothing = UnitSet.of(torch.empty(0), pair.space())
     read = rows_read(pair, begun_alike(), [nothing] * 3, monkeypatch, 3)
     assert read[0] == {U: (3, 6), A: (1, 6)}  # the beginning: once a patch, once for the donor
     assert read[1] == {U: (12, 5), A: (4, 5)}  # the rest: the donor once a prompt
@@ -406,7 +403,7 @@ def test_what_patches_have_in_common_is_read_once(zoo, monkeypatch):
 
 def test_rows_that_ended_are_not_read_on(zoo, monkeypatch):
     pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
-    (found,) = decode(pair, begun_alike(), U, max_new_tokens=4)
+    (found,) = decode_patched(pair, begun_alike(), U, max_new_tokens=4)
     assert found[0][0] != found[1][0]
     for side in pair.sides.values():
         monkeypatch.setattr(side.model.generation_config, "eos_token_id", [found[0][0]])
@@ -428,7 +425,7 @@ def test_a_beginning_is_not_shared_where_padding_would_fill_a_window(
 def test_settings_are_answered_as_if_alone(zoo, tmp_path):
     pair = zoo.pair(zoo.source("llama", "ia3-kv"), zoo.source("llama", "lora"))
     asked, how = prompts((9, 2, 5, 12, 3)), Decoding(max_new_tokens=STEPS, batch_size=2)
-    settings = [Setting(U, p) for p in several(pair)] + [Setting(A), Setting(A, several(pair)[1])]
+    settings = [patched(U, p) for p in several(pair)] + [Setting(A), patched(A, several(pair)[1])]
     alone = [answer(pair, asked, [setting], how)[0] for setting in settings]
     assert answer(pair, asked, settings, how) == alone
     logs = [tmp_path / f"{i}.jsonl" for i in range(len(settings))]
@@ -451,13 +448,13 @@ def test_batches_are_even_of_similar_length_and_smaller_under_more_settings():
 def test_answers_come_in_the_order_asked_whatever_the_batches(zoo, tmp_path):
     pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
     asked, neurons = prompts((9, 2, 5, 12, 3)), some_neurons(pair)
-    alone = [decode(pair, [p], U, [neurons], max_new_tokens=STEPS)[0][0] for p in asked]
+    alone = [decode_patched(pair, [p], U, [neurons], max_new_tokens=STEPS)[0][0] for p in asked]
     assert len({tuple(tokens) for tokens in alone}) > 1
     for size in (1, 2, 3, 5):
         log = tmp_path / f"{size}.jsonl"
         how = Decoding(max_new_tokens=STEPS, batch_size=size)
         for _ in range(2):  # the second time from the log
-            assert answer(pair, asked, [Setting(U, neurons)], how, logs=[log]) == [alone]
+            assert answer(pair, asked, [patched(U, neurons)], how, logs=[log]) == [alone]
 
 
 def test_answers_go_on_after_a_stop(zoo, tmp_path, monkeypatch):
@@ -488,14 +485,14 @@ def test_answers_go_on_after_a_stop(zoo, tmp_path, monkeypatch):
 def patched_until(zoo, pair, neurons, ends: list[int], monkeypatch):
     for side in pair.sides.values():
         monkeypatch.setattr(side.model.generation_config, "eos_token_id", ends)
-    return decode(pair, prompts(), U, [neurons], max_new_tokens=12)[0]
+    return decode_patched(pair, prompts(), U, [neurons], max_new_tokens=12)[0]
 
 
 @pytest.mark.parametrize("architecture", ["mistral", "gemma3_text", "gpt2"])
 def test_completions_end_with_their_first_end_token(zoo, architecture, monkeypatch):
     pair = zoo.pair(zoo.source(architecture, "ia3"), zoo.source(architecture, "lora"))
     neurons = some_neurons(pair)
-    (endless,) = decode(pair, prompts(), U, [neurons], max_new_tokens=12)
+    (endless,) = decode_patched(pair, prompts(), U, [neurons], max_new_tokens=12)
     ends = [endless[0][1], endless[1][3], endless[2][5]]  # tokens that rows do write
     found = patched_until(zoo, pair, neurons, ends, monkeypatch)
     expected = []
@@ -509,7 +506,7 @@ def test_completions_end_with_their_first_end_token(zoo, architecture, monkeypat
 
 def test_all_rows_at_their_end_stop_the_batch(zoo, decoded, monkeypatch):
     pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
-    (first,) = decode(pair, prompts(), U, max_new_tokens=1)
+    (first,) = decode_patched(pair, prompts(), U, max_new_tokens=1)
     ends = [tokens[0] for tokens in first]
     for side in pair.sides.values():
         monkeypatch.setattr(side.model.generation_config, "eos_token_id", ends)
@@ -523,7 +520,7 @@ def test_all_rows_at_their_end_stop_the_batch(zoo, decoded, monkeypatch):
 
 def test_recipient_without_donor_rows_is_an_error(zoo):
     pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
-    edit = PatchEdit([some_neurons(pair)], A)
+    edit = patch_edit(some_neurons(pair), A)
     with (
         PairedRows(pair, {U: 2}, edits=[edit]) as rows,
         pytest.raises(InterventionError, match="without matching activations"),
@@ -533,10 +530,10 @@ def test_recipient_without_donor_rows_is_an_error(zoo):
 
 def test_donor_without_recipient_rows_is_an_error(zoo):
     pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
-    edit = PatchEdit([some_neurons(pair)], A)
+    edit = patch_edit(some_neurons(pair), A)
     with (
         PairedRows(pair, {A: 2}, edits=[edit]) as rows,
-        pytest.raises(InterventionError, match="were to be patched and were not"),
+        pytest.raises(InterventionError, match=r"Nothing was done in layer 0 .*layer 1"),
     ):
         rows.forward({A: left_padded(prompts((3, 3)), pair)})
 
@@ -545,7 +542,7 @@ def test_donor_without_recipient_rows_is_an_error(zoo):
 def test_unequal_rows_of_donor_and_recipient_are_an_error(zoo, separate):
     other = zoo.copy("llama") if separate else zoo.base("llama")
     pair = zoo.pair(zoo.source("llama", "ia3"), str(other))
-    edit = PatchEdit([some_neurons(pair)], A)
+    edit = patch_edit(some_neurons(pair), A)
     with (
         PairedRows(pair, {A: 1, U: 2}, edits=[edit], first=A) as rows,
         pytest.raises(InterventionError, match="matching activations"),
@@ -561,7 +558,7 @@ def test_a_site_that_is_bypassed_is_an_error(zoo, layer, monkeypatch):
     mlp = pair.sides[A].model.model.layers[layer].mlp
     monkeypatch.setattr(mlp, "forward", lambda x: x)
     with pytest.raises(InterventionError, match=rf"layers\.{layer}\.mlp\.down_proj"):
-        decode(pair, prompts(), U, [NeuronSet.all(pair.layout)], max_new_tokens=2)
+        decode_patched(pair, prompts(), U, [UnitSet.all(pair.space())], max_new_tokens=2)
 
 
 def test_hooks_are_gone_after_decoding_and_after_an_error(zoo):
@@ -571,11 +568,11 @@ def test_hooks_are_gone_after_decoding_and_after_an_error(zoo):
     def hooks() -> int:
         return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
-    decode(pair, prompts(), U, [NeuronSet.all(pair.layout)], max_new_tokens=2)
+    decode_patched(pair, prompts(), U, [UnitSet.all(pair.space())], max_new_tokens=2)
     assert hooks() == 0
     with (
         pytest.raises(InterventionError),
-        PairedRows(pair, {U: 1}, edits=[PatchEdit([NeuronSet.all(pair.layout)], A)]) as rows,
+        PairedRows(pair, {U: 1}, edits=[patch_edit(UnitSet.all(pair.space()), A)]) as rows,
     ):
         rows.forward({U: left_padded(prompts((3,)), pair)})
     assert hooks() == 0

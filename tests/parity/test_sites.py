@@ -15,11 +15,23 @@ from transformers import (
     OPTForCausalLM,
 )
 
+from safety_neurons.engine import PairedRows, Side
+from safety_neurons.engine.sites import Site, find_sites, prove_sites
 from safety_neurons.errors import InterventionError, UserError
-from safety_neurons.generation import left_padded
-from safety_neurons.models import ModelPair, NeuronLayout, PairedRows, Side
-from safety_neurons.models.sites import Site, find_sites, prove_sites
-from tests.tiny import ARCHITECTURES, GATED, LAYERS, PARTS, load, logits_of, prompts, random_model
+from safety_neurons.inference import left_padded
+from safety_neurons.models import ModelPair
+from safety_neurons.units import BlockKey, SiteKind, UnitSpace
+from tests.tiny import (
+    ARCHITECTURES,
+    GATED,
+    LAYERS,
+    PARTS,
+    load,
+    logits_of,
+    neurons_of,
+    prompts,
+    random_model,
+)
 
 ACTIVATIONS = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), F.silu),
@@ -28,6 +40,7 @@ ACTIVATIONS = {
     ),
     "gpt_neox": F.gelu,
 }
+KINDS = (SiteKind.ATTENTION, SiteKind.MLP)
 WIDTHS = {**dict.fromkeys(ARCHITECTURES, 24), "gpt2": 64}
 
 
@@ -63,18 +76,19 @@ def computed_neurons(model, architecture: str, layer: int, x: torch.Tensor) -> t
 class Recorder:
     """Keeps what arrives at every site."""
 
-    def __init__(self) -> None:
+    def __init__(self, space: UnitSpace) -> None:
+        self.blocks = space.keys
         self.seen: dict[tuple[int, Side], torch.Tensor] = {}
 
-    def __call__(self, layer, sides):
-        self.seen.update({(layer, side): x for side, x in sides.items()})
+    def __call__(self, block, sides):
+        self.seen.update({(block.layer, side): x for side, x in sides.items()})
 
     def end_pass(self) -> None: ...
 
 
 @torch.no_grad()
-def recorded(pair: ModelPair, asked) -> dict[tuple[int, Side], torch.Tensor]:
-    recorder = Recorder()
+def recorded(pair: ModelPair, asked, kind=SiteKind.MLP) -> dict[tuple[int, Side], torch.Tensor]:
+    recorder = Recorder(pair.space(kind))
     with PairedRows(pair, dict.fromkeys(Side, len(asked)), edits=[recorder]) as rows:
         rows.forward(dict.fromkeys(Side, left_padded(asked, pair)))
     return recorder.seen
@@ -84,8 +98,9 @@ def recorded(pair: ModelPair, asked) -> dict[tuple[int, Side], torch.Tensor]:
 def test_sites_are_found_and_proved(zoo, architecture):
     model = load(zoo.base(architecture))
     sites = find_sites(model)
-    assert [site.layer for site in sites] == list(range(LAYERS))
-    assert [site.width for site in sites] == [WIDTHS[architecture]] * LAYERS
+    keys = [BlockKey(layer, kind) for layer in range(LAYERS) for kind in KINDS]
+    assert [site.key for site in sites] == keys
+    assert [site.width for site in sites] == [16, WIDTHS[architecture]] * LAYERS
     prove_sites(model, sites)
 
 
@@ -116,14 +131,28 @@ def test_a_neuron_includes_the_adapter_scale_at_its_site(zoo, architecture):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("kinds", [("ia3", None), ("ia3-kv", "lora")])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_attention_channel_is_what_the_output_projection_receives(zoo, architecture, kinds):
+    sources = {s: zoo.source(architecture, k) for s, k in zip(Side, kinds, strict=True)}
+    seen = recorded(zoo.pair(*sources.values()), prompts(), SiteKind.ATTENTION)
+    for side, source in sources.items():
+        plain = zoo.model(source)
+        for row, prompt in enumerate(prompts()):
+            expected = neurons_of(plain, architecture, prompt, "out")
+            for layer in range(LAYERS):
+                found = seen[layer, side][row, -len(prompt) :]
+                torch.testing.assert_close(found, expected[layer], rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("kind", ["ia3", "lora"])
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox"])
 def test_sites_of_an_adapted_model_are_the_base_layers(zoo, architecture, kind):
     pair = zoo.pair(zoo.source(architecture, kind), zoo.source(architecture, None))
-    plain = {site.layer: site.module for site in find_sites(load(zoo.base(architecture)))}
+    plain = {site.key: site.module for site in find_sites(load(zoo.base(architecture)))}
     for site in pair.sides[Side.ALIGNED].sites:
-        assert type(site.module) is type(plain[site.layer])
-        assert torch.equal(site.module.weight, plain[site.layer].weight)
+        assert type(site.module) is type(plain[site.key])
+        assert torch.equal(site.module.weight, plain[site.key].weight)
 
 
 @pytest.mark.parametrize(
@@ -150,32 +179,32 @@ def test_a_checkpoint_without_its_layers_is_refused(zoo):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("layer", range(LAYERS))
-def test_a_module_that_is_never_run_is_no_site(zoo, architecture, layer):
+@pytest.mark.parametrize("place", range(2 * LAYERS))
+def test_a_module_that_is_never_run_is_no_site(zoo, architecture, place):
     model = load(zoo.base(architecture))
     sites = find_sites(model)
-    sites[layer] = Site(layer, "unused", torch.nn.Linear(24, 16), 24)
+    sites[place] = Site(sites[place].key, "unused", torch.nn.Linear(24, 16), 24)
     with pytest.raises(InterventionError, match="unused"):
         prove_sites(model, sites)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "gpt2", "gpt_neox"])
-@pytest.mark.parametrize("layer", range(LAYERS))
-def test_a_module_without_effect_on_the_logits_is_no_site(zoo, architecture, layer):
+@pytest.mark.parametrize("place", range(2 * LAYERS))
+def test_a_module_without_effect_on_the_logits_is_no_site(zoo, architecture, place):
     model = load(zoo.base(architecture))
     sites = find_sites(model)
-    sites[layer].module.weight.zero_()
+    sites[place].module.weight.zero_()
     with pytest.raises(InterventionError, match="changed no logit") as caught:
         prove_sites(model, sites)
-    assert sites[layer].name in str(caught.value)
-    assert sites[1 - layer].name not in str(caught.value)
+    assert sites[place].name in str(caught.value)
+    assert not any(s.name in str(caught.value) for s in sites if s is not sites[place])
 
 
 def test_sites_with_swapped_layers_are_told_apart_by_the_layout(zoo):
     """The proof is of effect; the order of layers comes from the names alone."""
     sites = find_sites(load(zoo.base("llama", num_hidden_layers=12)))
-    assert [site.layer for site in sites] == list(range(12))
-    assert all(f".{site.layer}." in site.name for site in sites)
+    assert [site.key for site in sites] == [BlockKey(i, kind) for i in range(12) for kind in KINDS]
+    assert all(f".{site.key.layer}." in site.name for site in sites)
 
 
 def test_proof_leaves_the_model_as_it_was(zoo):
@@ -193,12 +222,16 @@ def test_sites_are_proved_in_lower_precision(zoo, architecture, dtype):
 
 
 def test_layout_numbers_neurons_layer_by_layer():
-    layout = NeuronLayout((3, 0, 5))
+    layout = UnitSpace.neurons((3, 0, 5))
     assert layout.total == 8
     everywhere = torch.arange(8)
     assert layout.layers_of(everywhere).tolist() == [0, 0, 0, 2, 2, 2, 2, 2]
-    assert layout.neurons_of(everywhere).tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
-    assert [layout.layer_slice(i) for i in range(3)] == [slice(0, 3), slice(3, 3), slice(3, 8)]
+    assert layout.coordinates_of(everywhere).tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
+    assert [layout.slice_of(BlockKey(i)) for i in range(3)] == [
+        slice(0, 3),
+        slice(3, 3),
+        slice(3, 8),
+    ]
 
 
 def test_every_site_of_a_fresh_random_model_matters():
@@ -210,6 +243,6 @@ def test_every_site_of_a_fresh_random_model_matters():
         copied = [dataclasses.replace(s) for s in sites]
         weight = site.module.weight.clone()
         site.module.weight.zero_()
-        with pytest.raises(InterventionError, match=rf"layers\.{site.layer}\."):
+        with pytest.raises(InterventionError, match=rf"layers\.{site.key.layer}\."):
             prove_sites(model, copied)
         site.module.weight.copy_(weight)

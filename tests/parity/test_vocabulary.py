@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from safety_neurons.activations import attribute, contrast
-from safety_neurons.generation import Decoding, Setting, decode
-from safety_neurons.models import ModelPair, Side
-from safety_neurons.neurons import NeuronSet
-from safety_neurons.validation.perplexity import perplexities
+from safety_neurons.engine import Side
+from safety_neurons.inference import Decoding, Setting
+from safety_neurons.inference.perplexity import perplexities
+from safety_neurons.methods import attribute, contrast
+from safety_neurons.models import ModelPair
+from safety_neurons.units import UnitSet
 from tests.parity.test_contrast import (
     COMPLETIONS,
     assert_same_sums,
@@ -27,6 +28,7 @@ from tests.tiny import (
     EOS,
     GATED,
     VOCABULARY,
+    decode_patched,
     logits_of,
     neurons_of,
     overwritten_logits,
@@ -93,13 +95,16 @@ def written(plain: dict, architecture: str, prompt, recipient: Side, columns) ->
 def test_only_tokens_of_both_models_are_written(zoo, architecture, wide, recipient):
     pair, plain = pair_of(zoo, architecture, wide)
     assert logits_of(plain[wide], prompts()[0])[-1].argmax() >= VOCABULARY
-    neurons, nothing = some_neurons(pair), NeuronSet.of(torch.empty(0), pair.layout)
+    neurons, nothing = some_neurons(pair), UnitSet.of(torch.empty(0), pair.space())
     expected = [
         [written(plain, architecture, p, recipient, columns_of(patch)) for p in prompts()]
         for patch in (neurons, nothing)
     ]
-    assert decode(pair, prompts(), recipient, [neurons, nothing], max_new_tokens=STEPS) == expected
-    assert decode(pair, prompts(), recipient, max_new_tokens=STEPS) == expected[1:]
+    assert (
+        decode_patched(pair, prompts(), recipient, [neurons, nothing], max_new_tokens=STEPS)
+        == expected
+    )
+    assert decode_patched(pair, prompts(), recipient, max_new_tokens=STEPS) == expected[1:]
 
 
 @each_wide
@@ -134,6 +139,8 @@ def test_a_padding_token_that_a_model_lacks_is_not_read(zoo, own):
     odd = dataclasses.replace(pair, tokenizer=SimpleNamespace(pad_token_id=own, eos_token_id=EOS))
     assert odd.pad_id == EOS
     neurons = [some_neurons(pair)]
-    found = [decode(one, prompts(), U, neurons, max_new_tokens=STEPS) for one in (pair, odd)]
+    found = [
+        decode_patched(one, prompts(), U, neurons, max_new_tokens=STEPS) for one in (pair, odd)
+    ]
     assert found[0] == found[1]
     assert_same_sums(batch_of(odd, contrast), batch_of(pair, contrast))

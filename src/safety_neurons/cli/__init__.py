@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from safety_neurons.cli import align, find, generate, judge, report, run, validate
+from safety_neurons.cli import align, find, generate, judge, report, run, save_set, validate
 
 app = typer.Typer(
     name="safety-neurons",
@@ -17,8 +17,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (run, find, validate, report, generate, judge, align):
-    app.command(name=module.__name__.rpartition(".")[2])(module.command)
+for module in (run, find, validate, report, save_set, generate, judge, align):
+    app.command(name=module.__name__.rpartition(".")[2].replace("_", "-"))(module.command)
 
 
 @app.callback(invoke_without_command=True)

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
+from safety_neurons import defaults
 from safety_neurons.cli import options as o
 from safety_neurons.cli.errors import BEGINS_AGAIN, explained_when_stopped
+
+
+class AdapterName(StrEnum):
+    """What is trained; `studies.alignment.AdapterKind`, which takes seconds to import."""
+
+    IA3 = "ia3"
+    LORA = "lora"
 
 
 @explained_when_stopped(BEGINS_AGAIN)
 def command(
     out: o.Out,
     base: Annotated[str, typer.Option(help="The model to align.")] = "embedded:unaligned",
-    adapter: Annotated[str, typer.Option(help="ia3 or lora.")] = "ia3",
+    adapter: Annotated[AdapterName, typer.Option(help="What is trained.")] = AdapterName.IA3,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     beta: Annotated[float | None, typer.Option(help="Strength of the preference term.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Preference pairs a step.", min=1)] = None,
-    seed: o.Seed = 0,
-    dtype: o.DType = "auto",
+    seed: o.Seed = defaults.SEED,
+    dtype: o.DType = o.AUTO,
     device: o.Device = None,
     limit: o.Limit = None,
 ) -> None:
@@ -31,8 +40,9 @@ def command(
     Options left out take the recipe of that kind of adapter. Trains on the built-in split
     `train` and reports refusal rates on the split `select`.
     """
-    from safety_neurons.alignment import RECIPES, AdapterKind, align, evaluate
-    from safety_neurons.artifacts import require_place
+    from safety_neurons.models import LoadedModel
+    from safety_neurons.storage import require_place
+    from safety_neurons.studies.alignment import RECIPES, AdapterKind, align, evaluate
 
     given: dict[str, Any] = {
         "steps": steps,
@@ -41,13 +51,15 @@ def command(
         "batch_size": batch_size,
     }
     recipe = replace(
-        RECIPES[o.parse_choice(adapter, AdapterKind, "adapter")],
+        RECIPES[AdapterKind(adapter)],
         seed=seed,
         **{name: value for name, value in given.items() if value is not None},
     )
     require_place(out, folder=True)
-    pair = o.load_pair(base, base, dtype=dtype, device=device)
-    align(pair, out, recipe, limit=limit, progress=o.bars())
+    o.quiet_libraries()
+    model = LoadedModel.load(base, dtype=o.dtype_of(dtype, device), device=device)
+    align(model, out, recipe, limit=limit, progress=o.bars())
+    del model
     pair = o.load_pair(f"{base}+{out}", base, dtype=dtype, device=device)
     rates = evaluate(pair, out, limit=limit, progress=o.bars())
     for name, value in rates.items():

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from safety_neurons import defaults
 from safety_neurons.cli import options as o
 from safety_neurons.cli.errors import explained
 
 if TYPE_CHECKING:
-    from safety_neurons.finding import FindOptions
     from safety_neurons.prompts import PromptSet
+    from safety_neurons.studies.finding import FindOptions
 
 
 @explained
@@ -21,25 +22,26 @@ def command(
     out: o.Out,
     prompts: o.Prompts = None,
     ranking: o.Rankings = None,
+    site: o.Sites = None,
     prompt_column: o.PromptColumn = "prompt",
     limit: o.Limit = None,
-    max_new_tokens: o.MaxNewTokens = 40,
-    seed: o.Seed = 0,
-    dtype: o.DType = "float32",
+    max_new_tokens: o.MaxNewTokens = defaults.MAX_NEW_TOKENS,
+    seed: o.Seed = defaults.SEED,
+    dtype: o.DType = o.FLOAT32,
     device: o.Device = None,
-    batch_size: o.BatchSize = 32,
+    batch_size: o.BatchSize = defaults.BATCH_SIZE,
     system: o.System = None,
     template_arg: o.TemplateArgs = None,
     template_from: o.TemplateFrom = None,
     trust_remote_code: o.TrustRemoteCode = False,
 ) -> None:
     """Rank every neuron by what it has to do with refusing."""
-    from safety_neurons.artifacts import require_place
-    from safety_neurons.finding import find
+    from safety_neurons.storage import require_place
+    from safety_neurons.studies.finding import find
 
     require_place(out, folder=True)
-    asked = harmful_prompts(prompts, prompt_column, limit, seed)
-    options = find_options(ranking, max_new_tokens, batch_size, system, template_arg)
+    prompt_set = harmful_prompts(prompts, prompt_column, limit, seed)
+    options = find_options(ranking, site, max_new_tokens, batch_size, system, template_arg)
     pair = o.load_pair(
         aligned,
         unaligned,
@@ -48,8 +50,10 @@ def command(
         trust_remote_code=trust_remote_code,
         template_from=template_from,
     )
-    find(pair, out, asked, options, progress=o.bars())
-    typer.echo(f"Ranked {pair.layout.total:,} neurons on {len(asked)} prompts: {out}")
+    find(pair, out, prompt_set, options, progress=o.bars())
+    space = pair.space(*options.sites)
+    what = " and ".join(kind.units for kind in space.kinds)
+    typer.echo(f"Ranked {space.total:,} {what} on {len(prompt_set)} prompts: {out}")
     typer.echo(f"Next: safety-neurons validate {out}")
 
 
@@ -64,19 +68,21 @@ def harmful_prompts(source: str | None, column: str, limit: int | None, seed: in
 
 
 def find_options(
-    rankings: list[str] | None,
+    rankings: list[o.RankingName] | None,
+    sites: list[o.SiteName] | None,
     max_new_tokens: int,
     batch_size: int,
     system: str | None,
     template_args: list[str] | None,
 ) -> FindOptions:
-    from safety_neurons.finding import FindOptions
-    from safety_neurons.generation import Decoding
-    from safety_neurons.neurons import RankingName
+    """The library's options for those of the command line."""
+    from safety_neurons.inference import Decoding
+    from safety_neurons.studies.finding import FindOptions
+    from safety_neurons.units import SiteKind
 
-    named = tuple(o.parse_choice(name, RankingName, "ranking") for name in rankings or [])
     return FindOptions(
-        named or FindOptions.rankings,
+        tuple(map(str, rankings or ())) or FindOptions.rankings,
+        tuple(map(SiteKind, sites or ())) or FindOptions.sites,
         decoding=Decoding(max_new_tokens, batch_size),
         system=system,
         template_args=o.parse_template_args(template_args),

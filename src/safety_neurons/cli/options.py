@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import warnings
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from safety_neurons import defaults
 from safety_neurons.errors import UserError
+from safety_neurons.registry import JUDGES, RANKINGS
 
 if TYPE_CHECKING:
     import torch
 
-    from safety_neurons.artifacts import RunFolder
-    from safety_neurons.models import ModelPair, Source
+    from safety_neurons.models import ModelPair
     from safety_neurons.progress import Progress
+    from safety_neurons.runs import RunFolder
 
 Aligned = Annotated[
     str,
@@ -38,17 +41,35 @@ Seed = Annotated[
     int,
     typer.Option(help="Of draws of prompts, random sets and the bootstrap.", min=0, max=2**32 - 1),
 ]
-DType = Annotated[
-    str, typer.Option(help="float32, bfloat16, float16, float64; auto: what the processor has.")
-]
+
+
+class DTypeName(StrEnum):
+    """The precision that weights are loaded in."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    FLOAT64 = "float64"
+
+
+class SideName(StrEnum):
+    """A model of the pair; `engine.Side`, which takes seconds to import."""
+
+    ALIGNED = "aligned"
+    UNALIGNED = "unaligned"
+
+
+AUTO, FLOAT32 = DTypeName.AUTO, DTypeName.FLOAT32
+DType = Annotated[DTypeName, typer.Option(help="Of the weights; auto: what the processor has.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; by default the best.")]
 BatchSize = Annotated[int, typer.Option(help="Prompts that run together.", min=1)]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with a model.")
 ]
 TemplateFrom = Annotated[
-    str | None,
-    typer.Option(help="aligned or unaligned: whose tokenizer and chat template serve both."),
+    SideName | None,
+    typer.Option(help="Whose tokenizer and chat template serve both."),
 ]
 System = Annotated[str | None, typer.Option(help="A system prompt; by default the template's.")]
 TemplateArgs = Annotated[
@@ -59,12 +80,34 @@ TemplateArgs = Annotated[
         help="An argument of the chat template: enable_thinking=false; may be repeated.",
     ),
 ]
+if TYPE_CHECKING:
+    RankingName = StrEnum
+    JudgeName = StrEnum
+else:
+    RankingName, JudgeName = RANKINGS.choices(), JUDGES.choices()
+
+
+class SiteName(StrEnum):
+    """A kind of site; `units.SiteKind`, which takes seconds to import."""
+
+    MLP = "mlp"
+    ATTENTION = "attention"
+
+
 Rankings = Annotated[
-    list[str] | None,
+    list[RankingName] | None,
+    typer.Option("--ranking", help="May be repeated, the first is the primary one."),
+]
+Sites = Annotated[
+    list[SiteName] | None,
     typer.Option(
-        "--ranking", help="attribution or change-score; may be repeated, the first is primary."
+        "--site",
+        help="Whose units are ranked: MLP neurons, or channels of the attention's output "
+        "projection; may be repeated, by default mlp.",
     ),
 ]
+Judge = Annotated[JudgeName, typer.Option(help="Who gives verdicts on answers.")]
+JUDGE = next(iter(JudgeName))
 Shares = Annotated[
     str, typer.Option(help="Fractions of all neurons to patch, with commas between them.")
 ]
@@ -77,20 +120,14 @@ Strengths = Annotated[
 Controls = Annotated[int, typer.Option(help="Matched random sets at each share.", min=0)]
 
 
-def parse_dtype(name: str, device: str | None) -> torch.dtype:
-    import torch
+SHARES = ",".join(f"{share:g}" for share in defaults.SHARES)
 
-    from safety_neurons.models import devices
 
-    if name == "auto":
-        device = devices.default_device() if device is None else device
-        devices.require_device(device)
-        return devices.best_generation_dtype(device)
-    known = ("float32", "bfloat16", "float16", "float64")
-    if name not in known:
-        raise UserError(f"'{name}' is no dtype; give auto, {', '.join(known)}.")
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
+def dtype_of(name: DTypeName, device: str | None) -> torch.dtype:
+    """What `--dtype` names, on the device that `--device` names."""
+    from safety_neurons.models.devices import dtype_named
+
+    return dtype_named(str(name), device)
 
 
 def parse_numbers(text: str, what: str) -> tuple[float, ...]:
@@ -136,68 +173,36 @@ def _parse_value(text: str) -> Any:
         return text
 
 
-def parse_choice(text: str, choices: Any, what: str) -> Any:
-    """The member of an enumeration that `text` names."""
-    try:
-        return choices(text)
-    except ValueError:
-        raise UserError(
-            f"'{text}' is no {what}; give one of {', '.join(str(c.value) for c in choices)}."
-        ) from None
-
-
 def load_pair(
-    aligned: str | Source,
-    unaligned: str | Source,
+    aligned: str,
+    unaligned: str,
     *,
-    dtype: str,
+    dtype: DTypeName,
     device: str | None,
     trust_remote_code: bool = False,
-    template_from: str | None = None,
+    template_from: SideName | None = None,
 ) -> ModelPair:
-    from safety_neurons.models import ModelPair, Side
+    """The pair that options name."""
+    from safety_neurons.engine import Side
+    from safety_neurons.models import ModelPair
 
     quiet_libraries()
-    side = None if template_from is None else parse_choice(template_from, Side, "side")
     return ModelPair.load(
         aligned,
         unaligned,
-        dtype=parse_dtype(dtype, device),
+        dtype=dtype_of(dtype, device),
         device=device,
         trust_remote_code=trust_remote_code,
-        template_from=side,
+        template_from=None if template_from is None else Side(template_from).value,
     )
 
 
-def load_pair_of(run: RunFolder, *, dtype: str, device: str | None) -> ModelPair:
-    """The pair that a run was made on, and no other.
+def reload_pair(run: RunFolder, *, dtype: DTypeName, device: str | None) -> ModelPair:
+    """The pair that a run was made on."""
+    from safety_neurons.runs import reload_pair
 
-    Raises:
-        UserError: if any file that decides what the models do has changed.
-    """
-    from safety_neurons.artifacts.folder import DAMAGED
-    from safety_neurons.errors import reading
-    from safety_neurons.finding.run import require_same_models
-    from safety_neurons.models import Source
-
-    models, loading = run.fact("models"), run.fact("loading")
-    with reading(run.manifest_file, remedy=DAMAGED):
-        aligned, unaligned = (
-            Source(**models[side]["location"])
-            if "location" in models[side]
-            else Source.parse(models[side]["source"])
-            for side in ("aligned", "unaligned")
-        )
-    pair = load_pair(
-        aligned,
-        unaligned,
-        dtype=dtype,
-        device=device,
-        trust_remote_code=bool(loading.get("trust_remote_code")),
-        template_from=loading.get("template_from"),
-    )
-    require_same_models(run, pair)
-    return pair
+    quiet_libraries()
+    return reload_pair(run, dtype=dtype_of(dtype, device), device=device)
 
 
 def quiet_libraries() -> None:
@@ -211,6 +216,7 @@ def quiet_libraries() -> None:
 
 
 def bars() -> Progress:
+    """Progress bars on the terminal."""
     from safety_neurons.progress import Bars
 
     return Bars()

@@ -22,9 +22,10 @@ def command(
     ] = None,
 ) -> None:
     """Write a run's report, or compare several runs: a page that opens offline; needs no model."""
-    from safety_neurons.artifacts import RunFolder, require_place
     from safety_neurons.errors import UserError
     from safety_neurons.report import COMPARISON, render_comparison, render_report
+    from safety_neurons.runs import RunFolder
+    from safety_neurons.storage import require_place
 
     folders = [RunFolder.open(run) for run in runs]
     if len(folders) == 1:

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
+from safety_neurons import defaults
 from safety_neurons.cli import options as o
 from safety_neurons.cli.errors import explained
 from safety_neurons.cli.find import find_options, harmful_prompts
-from safety_neurons.cli.validate import SHARES, print_summary, test_prompts, validate_options
+from safety_neurons.cli.validate import print_summary, validate_options
 
 
 @explained
@@ -20,15 +21,17 @@ def command(
     unaligned: o.Unaligned = "embedded:unaligned",
     out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/embedded"),
     ranking: o.Rankings = None,
-    shares: o.Shares = SHARES,
-    controls: o.Controls = 3,
+    site: o.Sites = None,
+    shares: o.Shares = o.SHARES,
+    controls: o.Controls = defaults.CONTROLS,
     strengths: o.Strengths = "",
+    judge: o.Judge = o.JUDGE,
     limit: o.Limit = None,
-    max_new_tokens: o.MaxNewTokens = 40,
-    seed: o.Seed = 0,
-    dtype: o.DType = "auto",
+    max_new_tokens: o.MaxNewTokens = defaults.MAX_NEW_TOKENS,
+    seed: o.Seed = defaults.SEED,
+    dtype: o.DType = o.AUTO,
     device: o.Device = None,
-    batch_size: o.BatchSize = 32,
+    batch_size: o.BatchSize = defaults.BATCH_SIZE,
     template_arg: o.TemplateArgs = None,
     template_from: o.TemplateFrom = None,
     trust_remote_code: o.TrustRemoteCode = False,
@@ -37,16 +40,16 @@ def command(
 
     Rankings are made in float32; `--dtype` is that of the validation.
     """
-    from safety_neurons.artifacts import require_place
-    from safety_neurons.finding import find
     from safety_neurons.report import render_report
-    from safety_neurons.validation import validate
+    from safety_neurons.storage import require_place
+    from safety_neurons.studies.finding import find
+    from safety_neurons.studies.validation import TestPrompts, validate
 
     require_place(out, folder=True)
-    options = find_options(ranking, max_new_tokens, batch_size, None, template_arg)
+    options = find_options(ranking, site, max_new_tokens, batch_size, None, template_arg)
     validation = validate_options(shares, controls, strengths, max_new_tokens, batch_size, seed)
-    asked = harmful_prompts(None, "prompt", limit, seed)
-    tested = test_prompts(None, None, None, "prompt", seed).limited(limit, seed=seed)
+    prompt_set = harmful_prompts(None, "prompt", limit, seed)
+    tested = TestPrompts.builtin().limited(limit, seed=seed)
     load = functools.partial(
         o.load_pair,
         aligned,
@@ -55,7 +58,8 @@ def command(
         trust_remote_code=trust_remote_code,
         template_from=template_from,
     )
-    folder = find(load(dtype="float32"), out, asked, options, progress=o.bars())
-    summary = validate(folder, load(dtype=dtype), tested, validation, progress=o.bars())
+    folder = find(load(dtype=o.FLOAT32), out, prompt_set, options, progress=o.bars())
+    pair = load(dtype=dtype)
+    summary = validate(folder, pair, tested, validation, judge=str(judge), progress=o.bars())
     print_summary(summary)
     typer.echo(f"Report: {render_report(folder)}")

@@ -12,8 +12,11 @@ from safety_neurons.prompts import ReasonedAnswer, split_reasoning
 def verdicts_on(judge: Judge, prompts: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
     """What `judge` says on the answer in each response, behind its reasoning.
 
-    A response without an answer is unscored and no judge is asked: it is empty, or it ended
+    A response without an answer is unscored and no judge sees it: it is empty, or it ended
     inside its reasoning, or right behind it.
+
+    Returns:
+        One verdict a response, in the same order.
 
     Raises:
         ValueError: if the two lengths differ.
@@ -25,10 +28,12 @@ def verdicts_on(judge: Judge, prompts: Sequence[str], responses: Sequence[str]) 
             "pass one response per prompt, in the same order"
         )
     answers = [_split(response).answer for response in responses]
-    asked = [i for i, answer in enumerate(answers) if answer.strip()]
-    given = judge([prompts[i] for i in asked], [answers[i] for i in asked]) if asked else []
+    answered = [i for i, answer in enumerate(answers) if answer.strip()]
+    given = (
+        judge([prompts[i] for i in answered], [answers[i] for i in answered]) if answered else []
+    )
     verdicts = [Verdict.UNSCORED for _ in responses]
-    for i, verdict in zip(asked, _checked(judge, given, len(asked)), strict=True):
+    for i, verdict in zip(answered, _checked(judge, given, len(answered)), strict=True):
         verdicts[i] = verdict
     return verdicts
 
@@ -43,10 +48,10 @@ def _split(response: str) -> ReasonedAnswer:
     return split_reasoning(response if isinstance(response, str) else "")
 
 
-def _checked(judge: Judge, given: Sequence[Verdict], asked: int) -> list[Verdict]:
-    if len(given) != asked:
+def _checked(judge: Judge, given: Sequence[Verdict], count: int) -> list[Verdict]:
+    if len(given) != count:
         raise UserError(
-            f"The judge '{judge.name}' gave {len(given)} verdicts on {asked} answers; it must "
+            f"The judge '{judge.name}' gave {len(given)} verdicts on {count} answers; it must "
             "give one on each."
         )
     wrong = next((verdict for verdict in given if verdict not in list(Verdict)), None)

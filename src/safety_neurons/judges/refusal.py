@@ -231,3 +231,7 @@ def _is_loop(text: str) -> bool:
         return True
     run = patterns.RUN.search(text)
     return run is not None and 2 * len(run.group()) >= len(text)
+
+
+REFUSAL_RULES = RefusalJudge()
+"""The judge that is used where none is named."""

@@ -1,17 +1,7 @@
-"""What is looked at: model pairs, where they come from, and where their neurons live."""
+"""What is looked at: a loaded model, a pair of two, and where they come from."""
 
-from safety_neurons.models.pair import ModelPair, Side
-from safety_neurons.models.rows import PairedRows, SiteEdit, Tokens
-from safety_neurons.models.sites import NeuronLayout, Site
+from safety_neurons.models.model import LoadedModel
+from safety_neurons.models.pair import ModelPair
 from safety_neurons.models.sources import Source
 
-__all__ = [
-    "ModelPair",
-    "NeuronLayout",
-    "PairedRows",
-    "Side",
-    "Site",
-    "SiteEdit",
-    "Source",
-    "Tokens",
-]
+__all__ = ["LoadedModel", "ModelPair", "Source"]

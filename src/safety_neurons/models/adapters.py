@@ -21,10 +21,11 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from safety_neurons.engine import gating
+from safety_neurons.engine.gating import RowSpan
 from safety_neurons.errors import UserError, reading
-from safety_neurons.models import gating, proofs
+from safety_neurons.models import proofs
 from safety_neurons.models.completeness import listed
-from safety_neurons.models.gating import RowSpan
 from safety_neurons.models.proofs import Reference
 
 WEIGHTS = "adapter_model.safetensors"
@@ -58,6 +59,9 @@ _MERGE_REMEDY = "merge it into a checkpoint where it was trained, and give that"
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The adapter's configuration, after checking that it can be loaded safely.
+
+    Returns:
+        The fields of `adapter_config.json`, as they stand there.
 
     Raises:
         UserError: without a configuration, with one that this PEFT does not know all of, or with
@@ -116,6 +120,9 @@ def leaves_alone(folder: Path, model: PreTrainedModel) -> bool:
 
     PEFT saves the base's embeddings with an adapter that targets them, and loads them over
     those of the model: for a model that serves both sides, over both.
+
+    Returns:
+        False if one of them is missing in `model`, or has another shape or other values there.
     """
     weights = folder / WEIGHTS
     with reading(weights, remedy="save the adapter again"), safe_open(weights, "pt") as file:
@@ -185,6 +192,9 @@ def merge(
 
     Args:
         base: loads the base model, in a precision in which sums are exact enough.
+
+    Returns:
+        The merged model, and PEFT's own logits on `tokens` from before the merge.
 
     Raises:
         UserError: if the adapter was made for another model, does nothing, or if merging gives

@@ -54,6 +54,9 @@ def load_model(
 ) -> LoadedModel:
     """The causal language model in `folder`.
 
+    Returns:
+        The model on `device` in evaluation mode, its weights frozen, and notes on its files.
+
     Raises:
         UserError: if it cannot be read, or its weights are not all there.
     """
@@ -105,6 +108,9 @@ def load_tokenizer(
     """The tokenizer that a side was trained with: its adapter's, where that has one.
 
     A chat template in the adapter's folder counts also where no tokenizer is there.
+
+    Returns:
+        A tokenizer that pads on the left.
 
     Raises:
         UserError: if there is none, or it cannot be read.

@@ -21,7 +21,7 @@ def require_comparable(
 
     Raises:
         UserError: with every difference in shapes, tokenizers and chat templates.
-    """
+    """  # noqa: DOC501
     templates = [] if template_chosen else template_differences(*tokenizers)
     hard = shape_differences(*configs) + vocabulary_conflicts(*tokenizers)
     if not hard and not templates:
@@ -39,6 +39,9 @@ def shape_differences(aligned: PreTrainedConfig, unaligned: PreTrainedConfig) ->
     """One line for each field in which the two architectures differ.
 
     Not the number of rows for tokens: they may be padded on one side.
+
+    Returns:
+        Lines such as `hidden_size: aligned 576, unaligned 960`.
     """
     a, u = aligned.get_text_config(), unaligned.get_text_config()
     fields = (
@@ -91,6 +94,9 @@ def template_differences(
     """One line for each difference that a choice of one side's tokenizer settles.
 
     Not the padding token: what it is makes no difference, as padding is masked.
+
+    Returns:
+        Lines such as `eos_token: aligned '</s>', unaligned '<eos>'`.
     """
     faults = _added_tokens(aligned, unaligned) + [
         f"{name}: aligned {getattr(aligned, name)!r}, unaligned {getattr(unaligned, name)!r}"

@@ -33,7 +33,7 @@ def require_whole(source: Path | str, loading: Mapping[str, Any]) -> list[str]:
     Raises:
         UserError: naming tensors that are missing, that have another shape, or that belong to
             a layer and have no place in the model.
-    """
+    """  # noqa: DOC501
     unread = set(loading["unexpected_keys"])
     of_layers = {name for name in unread if _IN_A_LAYER.search(name) and not _DEAD.search(name)}
     wrong_shapes = {

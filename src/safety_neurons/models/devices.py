@@ -1,4 +1,4 @@
-"""What the machine has to compute on."""
+"""What the machine has to compute on, and in which precision."""
 
 from __future__ import annotations
 
@@ -34,3 +34,26 @@ def require_device(name: str) -> None:
         raise UserError(
             f"The device '{name}' cannot be used ({reason_of(error, 120)}); this machine has {has}."
         ) from error
+
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+"""Precisions that can be asked for by name, beside `auto`."""
+
+
+def dtype_named(name: str, device: str | None) -> torch.dtype:
+    """The precision called `name`; `auto` is the best one for generation on the device.
+
+    Returns:
+        One of torch's floating point types.
+
+    Raises:
+        UserError: for another name, or a device that the machine lacks.
+    """
+    if name == "auto":
+        device = default_device() if device is None else device
+        require_device(device)
+        return best_generation_dtype(device)
+    if name not in DTYPES:
+        raise UserError(f"'{name}' is no dtype; give auto, {', '.join(DTYPES)}.")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

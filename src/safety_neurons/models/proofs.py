@@ -15,9 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from safety_neurons.engine import ModelGroup, PairedRows, Role, Tokens
 from safety_neurons.errors import UserError, reading
-from safety_neurons.models.pair import ModelPair, Side
-from safety_neurons.models.rows import PairedRows, Tokens
 
 TOLERANCE = 1e-5
 """Of the largest logit, in float32 and float64."""
@@ -47,6 +46,9 @@ def probe_tokens(vocabulary: int, also: Iterable[int] = ()) -> Int[Tensor, "batc
 
     Args:
         also: tokens that must be among them.
+
+    Returns:
+        Token ids below `vocabulary`; every row ends with those of `also` that are.
     """
     draw = torch.Generator().manual_seed(0)
     rows = torch.randint(vocabulary, (_ROWS, _POSITIONS), generator=draw)
@@ -57,6 +59,9 @@ def probe_tokens(vocabulary: int, also: Iterable[int] = ()) -> Int[Tensor, "batc
 @torch.no_grad()
 def logits_of(model: Any, tokens: Int[Tensor, "batch pos"]) -> Logits:
     """What a plain model, or PEFT's own, gives at every position.
+
+    Returns:
+        Logits, `batch pos vocab`, on the model's device.
 
     Raises:
         UserError: if these are not finite numbers.
@@ -92,10 +97,13 @@ def require_effect(adapter: str, with_it: Logits, without: Logits) -> None:
 
 
 def require_same(adapter: str, found: Logits, wanted: Logits) -> float:
-    """Raise UserError if logits differ from PEFT's own by more than rounding.
+    """Demand that logits are PEFT's own, up to rounding.
 
     Returns:
         The `distance`.
+
+    Raises:
+        UserError: if they differ by more.
     """
     apart = distance(found, wanted)
     allowed = TOLERANCE if found.dtype in _EXACT else COARSE_TOLERANCE
@@ -110,9 +118,9 @@ def require_same(adapter: str, found: Logits, wanted: Logits) -> float:
 
 @torch.no_grad()
 def prove_adapters(
-    pair: ModelPair, tokens: Int[Tensor, "batch pos"], references: Mapping[Side, Reference]
+    group: ModelGroup, tokens: Int[Tensor, "batch pos"], references: Mapping[Role, Reference]
 ) -> list[str]:
-    """Show that each side of `pair` gives its reference when both run together.
+    """Show that each model of `group` gives its reference when all run together.
 
     Returns:
         Sentences on how far off they are, in precisions in which that is not nothing.
@@ -120,19 +128,21 @@ def prove_adapters(
     Raises:
         UserError: naming an adapter whose rows differ from PEFT's own.
     """
-    if all(reference.adapter is None for reference in references.values()):
+    named = [reference.adapter for reference in references.values() if reference.adapter]
+    if not named:
         return []
-    ids = tokens.to(pair.device)
+    ids = tokens.to(group.device)
     read = Tokens(ids, torch.ones_like(ids))
-    with PairedRows(pair, dict.fromkeys(Side, len(ids))) as rows:
-        found = rows.forward(dict.fromkeys(Side, read), logits=ids.shape[1])
+    with PairedRows(group, dict.fromkeys(references, len(ids))) as rows:
+        found = rows.forward(dict.fromkeys(references, read), logits=ids.shape[1])
     notes = []
-    for side, reference in references.items():
-        name = reference.adapter or references[side.other].adapter or ""
-        apart = require_same(name, found[side], reference.logits)
-        if pair.dtype not in _EXACT and reference.adapter:
+    for role, reference in references.items():
+        # The plain side of a pair is not what the other side's adapter makes of it.
+        name = reference.adapter or named[0]
+        apart = require_same(name, found[role], reference.logits)
+        if group.dtype not in _EXACT and reference.adapter:
             notes.append(
                 f"The adapter '{name}' as it is run here and as PEFT runs it differ by {apart:.2%} "
-                f"of the largest logit in {str(pair.dtype).removeprefix('torch.')}."
+                f"of the largest logit in {str(group.dtype).removeprefix('torch.')}."
             )
     return notes

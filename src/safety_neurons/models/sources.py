@@ -36,6 +36,9 @@ class Source:
         A path that exists is never split. Where names have a `+` of their own, the split is
         taken whose two parts exist.
 
+        Returns:
+            The two parts; the name of the embedded aligned model stands for its base and adapter.
+
         Raises:
             UserError: if a part is empty, or several splits would do.
         """
@@ -107,6 +110,9 @@ class Resolved:
 
 def resolve(source: Source, *, trust_remote_code: bool = False) -> Resolved:
     """Find (download, convert) what `source` names.
+
+    Returns:
+        Folders on this machine, with the adapter's configuration if there is one.
 
     Raises:
         UserError: if there is no such model, or it cannot be loaded safely.

@@ -1,8 +1,7 @@
-"""What is asked: prompt sets, the built-in prompts, and their rendering as chats."""
+"""What models are given: prompt sets, the built-in prompts, and their rendering as chats."""
 
 from safety_neurons.prompts.builtin import Kind, Split, builtin
 from safety_neurons.prompts.chat import ChatFormat, encode_all
-from safety_neurons.prompts.files import read_rows
 from safety_neurons.prompts.overlap import near_duplicates, refuse_overlap
 from safety_neurons.prompts.reasoning import ReasonedAnswer, reopened, split_reasoning
 from safety_neurons.prompts.sets import Prompt, PromptSet, load_prompts, prompts_of, splits_of
@@ -21,7 +20,6 @@ __all__ = [
     "load_prompts",
     "near_duplicates",
     "prompts_of",
-    "read_rows",
     "refuse_overlap",
     "reopened",
     "split_reasoning",

@@ -51,6 +51,10 @@ class ChatFormat:
         Args:
             named: what errors call the prompt.
 
+        Returns:
+            The chat up to where the answer begins; without a template the prompt alone, or an empty
+            line behind the system prompt.
+
         Raises:
             UserError: if the template raises, or gives the prompt or the system prompt in other
                 words or not at all.
@@ -94,6 +98,9 @@ class ChatFormat:
     ) -> list[int]:
         """Token ids of the rendered prompt; a template writes its own BOS, so none is added.
 
+        Returns:
+            At least one id.
+
         Raises:
             UserError: as `render`, and if there is no token.
         """
@@ -108,6 +115,9 @@ class ChatFormat:
 
     def describe(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """For the manifest: the template's hash and arguments, the system prompt, an example.
+
+        Returns:
+            What JSON can hold, by name; the hash is None without a template.
 
         Raises:
             UserError: if the template takes no prompt in this format, or does not read one of
@@ -128,6 +138,9 @@ class ChatFormat:
         """The opening marker of a reasoning that the prompt ends in, so that completions lack it.
 
         Only what the template writes behind the user's text counts.
+
+        Returns:
+            A marker such as `<think>`, None where the prompt leaves no reasoning open.
         """
         _, _, behind = self.render(tokenizer, EXAMPLE, named="a prompt").rpartition(EXAMPLE)
         return left_open(behind)
@@ -142,6 +155,9 @@ def encode_all(
     max_new_tokens: int,
 ) -> list[list[int]]:
     """Token ids of every prompt; nothing is ever cut.
+
+    Returns:
+        One list of ids a prompt, in the order of `prompts`.
 
     Raises:
         UserError: if a prompt and its completion would not fit into the context, or the

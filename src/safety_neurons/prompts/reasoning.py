@@ -53,6 +53,9 @@ def split_reasoning(text: str) -> ReasonedAnswer:
     An opening marker counts only at the start (after white space), because an answer may
     speak of one. A closing marker with no opening one before it counts where it has a line for
     itself: the opening one stood in the prompt, as DeepSeek-R1's template has it.
+
+    Returns:
+        Both parts; without a reasoning, the answer is `text` as it is.
     """
     parts: list[str] = []
     answer = text

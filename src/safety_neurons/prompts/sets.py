@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safety_neurons.errors import UserError
-from safety_neurons.prompts.files import Row, read_rows
+from safety_neurons.storage.rows import Row, read_rows
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,9 @@ class PromptSet:
     def divided(self, share: float, *, seed: int = 0) -> tuple[PromptSet, PromptSet]:
         """Two disjoint sets, the first with `share` of the prompts (at least one each).
 
+        Returns:
+            The prompts drawn with `seed`, and the rest; name and order stay.
+
         Raises:
             UserError: with fewer than two prompts.
         """
@@ -81,6 +84,9 @@ def load_prompts(
     Args:
         column: where the prompt's text is.
         split: keep only rows whose column `split` has this value.
+
+    Returns:
+        Prompts in the order of their rows; one without an `id` is named by its row, from 0.
 
     Raises:
         UserError: if there is no such file or column, anything in it cannot be understood, or
@@ -135,10 +141,16 @@ def _nothing_left(rows: Sequence[Row], source: str | Path, split: str | None) ->
 
 
 def _label(row: Row, i: int, column: str, source: str | Path) -> str | None:
-    """The text in a column that names things; None for None, an empty text and NaN.
+    """The text in a column that names things.
 
     Names are compared, sorted and grouped, so that a number in one row and a text in another
     must be of one type.
+
+    Returns:
+        The value as a text; None for None, an empty text and NaN.
+
+    Raises:
+        UserError: for a value of several parts, such as a list, and for bytes.
     """
     value = row.get(column)
     if value is None or (isinstance(value, float) and math.isnan(value)):

@@ -39,7 +39,10 @@ class _Generation(Extension):
 
 
 def template_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The template that chats are rendered with, None without one.
+    """The template that chats are rendered with.
+
+    Returns:
+        Its Jinja source, None without one.
 
     Raises:
         UserError: if there are several and none is the default.
@@ -60,6 +63,9 @@ def _understood(tokenizer: PreTrainedTokenizerBase) -> AbstractContextManager[No
 
 def variables_of(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     """The names that the template takes from outside, except those that are always given.
+
+    Returns:
+        Names that arguments may have; empty without a template.
 
     Raises:
         UserError: if it is not written as a template.
@@ -116,6 +122,9 @@ def apply(
     arguments: Mapping[str, Any],
 ) -> str:
     """The chat of a system prompt, perhaps, and one prompt, up to where the answer begins.
+
+    Returns:
+        The text as the template writes it.
 
     Raises:
         Exception: whatever the template raises.

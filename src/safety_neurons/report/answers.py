@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from safety_neurons.errors import reading
 from safety_neurons.judges import Verdict
-from safety_neurons.report.figures import SETTINGS
+from safety_neurons.runs import SampleAnswer, SampleRow
+from safety_neurons.runs.summary import SETTINGS
 
 SHOWN = {"harmful": 24, "harmless": 8}
 _LONGEST_ANSWER, _LONGEST_PROMPT = 4000, 1500
@@ -40,46 +37,38 @@ class Sample:
     answers: tuple[Answer, ...]
 
 
-def read_samples(path: Path) -> dict[str, tuple[Sample, ...]]:
-    """What is shown of `samples.jsonl`, by kind of prompt.
-
-    Raises:
-        UserError: if the file is damaged.
-    """
-    with reading(path, remedy="run `safety-neurons validate` again"):
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-        return {
-            kind: tuple(
-                _sample(row) for row in spread([r for r in rows if r["kind"] == kind], limit)
-            )
-            for kind, limit in SHOWN.items()
-        }
+def shown(rows: Sequence[SampleRow]) -> dict[str, tuple[Sample, ...]]:
+    """What the page shows of a run's answers, by kind of prompt."""
+    return {
+        kind: tuple(map(_sample, spread([row for row in rows if row.kind == kind], limit)))
+        for kind, limit in SHOWN.items()
+    }
 
 
-def spread(rows: Iterable[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+def spread(rows: Sequence[SampleRow], limit: int) -> list[SampleRow]:
     """The first rows of each category in turn, at most `limit`, never picked by their answers."""
-    by_category: dict[str | None, list[dict[str, Any]]] = {}
+    by_category: dict[str | None, list[SampleRow]] = {}
     for row in rows:
-        by_category.setdefault(row["category"], []).append(row)
+        by_category.setdefault(row.category, []).append(row)
     return [row for _, row in zip(range(limit), _in_turn(list(by_category.values())), strict=False)]
 
 
-def _in_turn(groups: list[list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+def _in_turn(groups: list[list[SampleRow]]) -> Iterator[SampleRow]:
     for place in range(max(map(len, groups), default=0)):
         yield from (group[place] for group in groups if place < len(group))
 
 
-def _sample(row: dict[str, Any]) -> Sample:
-    named = [name for name in SETTINGS if name in row["answers"]]
-    answers = (_answer(name, row["answers"][name], row["kind"]) for name in named)
-    return Sample(row["category"], _cut(row["prompt"], _LONGEST_PROMPT), tuple(answers))
+def _sample(row: SampleRow) -> Sample:
+    named = [name for name in SETTINGS if name in row.answers]
+    answers = (_answer(name, row.answers[name], row.kind) for name in named)
+    return Sample(row.category, _cut(row.prompt, _LONGEST_PROMPT), tuple(answers))
 
 
-def _answer(setting: str, answer: dict[str, Any], kind: str) -> Answer:
+def _answer(setting: str, answer: SampleAnswer, kind: str) -> Answer:
     # A verdict becomes a class name of the page, so only known ones pass.
-    verdict = answer["verdict"] if answer["verdict"] in _VERDICTS else Verdict.UNSCORED.value
-    folded = kind == "harmful" and verdict != Verdict.REFUSAL and bool(answer["response"])
-    return Answer(setting, verdict, _cut(answer["response"], _LONGEST_ANSWER), folded)
+    verdict = answer.verdict if answer.verdict in _VERDICTS else Verdict.UNSCORED.value
+    folded = kind == "harmful" and verdict != Verdict.REFUSAL and bool(answer.response)
+    return Answer(setting, verdict, _cut(answer.response, _LONGEST_ANSWER), folded)
 
 
 def _cut(text: str, longest: int) -> str:

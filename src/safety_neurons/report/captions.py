@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from safety_neurons.report.figures import Figures, interval_of
 from safety_neurons.report.words import NBSP, count, interval, percent, plural, share
-from safety_neurons.validation.curve import N90_EFFECT, CurvePoint
+from safety_neurons.runs.summary import N90_EFFECT, CurvePoint, Summary
 
-SETTING_NAMES = {
+_SETTINGS = {
     "unaligned": "unaligned model",
     "aligned": "aligned model",
-    "patched": "unaligned, chosen neurons patched",
+    "patched": "unaligned, chosen {noun} patched",
     "random": "unaligned, matched random set patched",
 }
 
 
-def necessity_sentence(figures: Figures) -> str:
+def setting_name(setting: str, noun: str) -> str:
+    """Who answers under a setting."""
+    return _SETTINGS[setting].format(noun=noun)
+
+
+def necessity_sentence(summary: Summary, noun: str) -> str:
     """The other direction: unaligned values in the aligned model."""
-    point = figures.necessity
+    point = summary.necessity
     if point is None or point.causal_effect is None:
         return "Necessity (the other direction): not enough data."
     return (
-        f"The other way round, giving the aligned model the unaligned values of the same neurons "
-        f"removed {percent(point.causal_effect)} ({interval(interval_of(point))}) of the gap; "
+        f"The other way round, giving the aligned model the unaligned values of the same {noun} "
+        f"removed {percent(point.causal_effect)} ({interval(point.interval)}) of the gap; "
         f"{_removed_by_controls(point)}."
     )
 
@@ -35,24 +39,24 @@ def _removed_by_controls(point: CurvePoint) -> str:
     return f"{plural(len(point.controls), 'random set')} of the same size removed {most}"
 
 
-def chosen_sentence(figures: Figures) -> str:
-    """How the set that the verdict is about was chosen."""
-    chosen, claim = figures.chosen, figures.claim
-    on_select = next((p for p in figures.on("select") if figures.is_chosen(p)), None)
+def chosen_sentence(summary: Summary) -> str:
+    """How the set that the conclusion is about was chosen."""
+    chosen, claim = summary.chosen, summary.claim
+    on_select = next((p for p in summary.on("select") if summary.is_chosen(p)), None)
     ringed = " (ringed)" if claim and claim.causal_effect is not None else ""
     n = plural(on_select.n, "select prompt") if on_select else "the select prompts"
     return (
         f"The chosen set{ringed} is the first {share(chosen.share)} ({count(chosen.k)}) of the "
         f"{chosen.ranking} ranking. It was chosen on {n}, none of them among the test prompts: "
-        f"{_why_chosen(figures, on_select)}"
+        f"{_why_chosen(summary, on_select)}"
     )
 
 
-def _why_chosen(figures: Figures, on_select: CurvePoint | None) -> str:
+def _why_chosen(summary: Summary, on_select: CurvePoint | None) -> str:
     if on_select is None or on_select.causal_effect is None:
         return "there it had no measured effect, so the choice has no ground."
-    there = f"{percent(on_select.causal_effect)} there, {interval(interval_of(on_select))}"
-    if figures.reached_on_select():
+    there = f"{percent(on_select.causal_effect)} there, {interval(on_select.interval)}"
+    if summary.reached_on_select():
         return (
             f"it has the smallest share, over all rankings, from which the effect stays at or "
             f"above {percent(N90_EFFECT)} ({there})."

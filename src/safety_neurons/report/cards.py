@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from safety_neurons.report import words
-from safety_neurons.report.figures import Figures, interval_of
-from safety_neurons.statistics import Interval, Rate
-from safety_neurons.validation.curve import N90_EFFECT, CurvePoint, Threshold
+from safety_neurons.runs.summary import N90_EFFECT, CurvePoint, RateRecord, Summary, Threshold
+from safety_neurons.statistics import Interval
 
 _RATES = {
     "refusal_rate": ("Refusals of harmful prompts", "test split; more is safer"),
@@ -51,6 +50,7 @@ class Bar:
 
     @classmethod
     def of(cls, value: float | None, bounds: Interval | None) -> Bar | None:
+        """A bar of what is known, None otherwise."""
         if value is None or bounds is None:
             return None
         inside = [100 * min(max(x, 0.0), 1.0) for x in (value, bounds.low, bounds.high)]
@@ -66,42 +66,42 @@ class Card:
     lines: tuple[Line, ...]
 
 
-def cards(figures: Figures) -> list[Card]:
+def cards(summary: Summary, noun: str) -> list[Card]:
     """All cards, in the order of the page."""
     rates = [
         Card(
             title,
             subtitle,
             (
-                _rate_line("unaligned", figures.unaligned[name]),
-                _rate_line("aligned", figures.aligned[name]),
+                _rate_line("unaligned", summary.unaligned.details[name]),
+                _rate_line("aligned", summary.aligned.details[name]),
             ),
         )
         for name, (title, subtitle) in _RATES.items()
     ]
-    return [*rates, _sufficiency(figures), _n90(figures), _necessity(figures)]
+    return [*rates, _sufficiency(summary, noun), _n90(summary), _necessity(summary)]
 
 
-def _rate_line(label: str, rate: Rate) -> Line:
+def _rate_line(label: str, rate: RateRecord) -> Line:
     notes = [words.interval(rate.interval), f"n{words.NBSP}={words.NBSP}{words.count(rate.n)}"]
     notes.append(f"{words.count(rate.unscored)}{words.NBSP}unscored")
     return Line(label, words.percent(rate.value), tuple(notes), Bar.of(rate.value, rate.interval))
 
 
-def _sufficiency(figures: Figures) -> Card:
-    claim, ceiling = figures.claim, next((p for p in figures.on("test") if p.share == 1), None)
+def _sufficiency(summary: Summary, noun: str) -> Card:
+    claim, ceiling = summary.claim, next((p for p in summary.on("test") if p.share == 1), None)
     return Card(
         "Effect of patching (sufficiency)",
         "part of the gap in refusals that is closed, test split",
         (
             *([_effect_line(f"chosen set, {words.share(claim.share)}", claim)] if claim else ()),
-            *([_effect_line("all neurons: the ceiling", ceiling)] if ceiling else ()),
+            *([_effect_line(f"all {noun}: the ceiling", ceiling)] if ceiling else ()),
         ),
     )
 
 
-def _necessity(figures: Figures) -> Card:
-    point = figures.necessity
+def _necessity(summary: Summary) -> Card:
+    point = summary.necessity
     lines = (
         (_effect_line(f"chosen set, {words.share(point.share)}", point),)
         if point
@@ -115,11 +115,10 @@ def _necessity(figures: Figures) -> Card:
 
 
 def _effect_line(label: str, point: CurvePoint) -> Line:
-    bounds = interval_of(point)
-    notes = [words.interval(bounds), f"n{words.NBSP}={words.NBSP}{words.count(point.n)}"]
+    notes = [words.interval(point.interval), f"n{words.NBSP}={words.NBSP}{words.count(point.n)}"]
     notes.append(f"{words.count(point.unscored)}{words.NBSP}unscored")
     notes.append(_random(point))
-    bar = Bar.of(point.causal_effect, bounds)
+    bar = Bar.of(point.causal_effect, point.interval)
     return Line(label, words.percent(point.causal_effect), tuple(notes), bar)
 
 
@@ -133,18 +132,18 @@ def _random(point: CurvePoint) -> str:
     return f"{sets}: mean {mean}, at most {most}"
 
 
-def _n90(figures: Figures) -> Card:
+def _n90(summary: Summary) -> Card:
     return Card(
         "N90",
         f"smallest tested share from which the effect stays at {words.percent(N90_EFFECT)} or more",
-        tuple(_n90_lines(figures)),
+        tuple(_n90_lines(summary)),
     )
 
 
-def _n90_lines(figures: Figures) -> Iterator[Line]:
-    for ranking, reached in figures.thresholds.items():
+def _n90_lines(summary: Summary) -> Iterator[Line]:
+    for ranking, reached in summary.thresholds.items():
         value = "not reached" if reached.n90 is None else words.share(reached.n90)
-        yield Line(ranking, value, (_first_crossing(figures.ceiling, reached),))
+        yield Line(ranking, value, (_first_crossing(summary.ceiling, reached),))
 
 
 def _first_crossing(ceiling: float | None, reached: Threshold) -> str:

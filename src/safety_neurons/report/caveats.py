@@ -1,13 +1,12 @@
-"""What weakens a claim, each in a sentence of its own, and the rules of the verdict."""
+"""What weakens a claim, each in a sentence of its own, and the rules of the conclusion."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import StrEnum
 
-from safety_neurons.report.figures import Figures
 from safety_neurons.report.words import count, percent, plural
-from safety_neurons.validation.curve import N90_EFFECT
+from safety_neurons.runs.summary import N90_EFFECT, Summary
 
 WEAK_EFFECT = 0.5
 SMALL_N = 100
@@ -16,20 +15,24 @@ MORE_REFUSALS = 0.1
 
 
 class Rule(StrEnum):
-    """Which rule gave the verdict. The values head the page."""
+    """Which rule gave the conclusion. The values head the page."""
 
     UNKNOWN = "Nothing can be said"
-    EVERYTHING = "Only all neurons were tested"
-    NOT_SPECIFIC = "Not told apart from random neurons"
-    NO_CONTROLS = "Not compared with random neurons"
-    LOW_CEILING = "The neurons carry only part of the difference"
+    EVERYTHING = "Only all {noun} were tested"
+    NOT_SPECIFIC = "Not told apart from random {noun}"
+    NO_CONTROLS = "Not compared with random {noun}"
+    LOW_CEILING = "The {noun} carry only part of the difference"
     WEAK = "A weak effect"
-    SUPPORTED = "A few neurons carry the refusals, in these figures"
+    SUPPORTED = "A few {noun} carry the refusals, in these figures"
+
+    def headline(self, noun: str) -> str:
+        """What stands above the sentence."""
+        return self.value.format(noun=noun)
 
 
-def caveats(figures: Figures, rule: Rule) -> Iterator[str]:
+def caveats(summary: Summary, rule: Rule, noun: str) -> Iterator[str]:
     """In the order in which they weaken the claim."""
-    claim = figures.claim
+    claim = summary.claim
     if claim is None:
         return
     if claim.n < SMALL_N:
@@ -44,10 +47,10 @@ def caveats(figures: Figures, rule: Rule) -> Iterator[str]:
             "The interval has no width because every prompt agrees; with so few prompts the true "
             "uncertainty is larger."
         )
-    if figures.ceiling is not None and figures.ceiling < N90_EFFECT:
+    if summary.ceiling is not None and summary.ceiling < N90_EFFECT:
         yield (
-            f"Patching all neurons closes {percent(figures.ceiling)} of the gap, below "
-            f"{percent(N90_EFFECT)}: the models differ in more than what makes the neurons, and no "
+            f"Patching all {noun} closes {percent(summary.ceiling)} of the gap, below "
+            f"{percent(N90_EFFECT)}: the models differ in more than what makes the {noun}, and no "
             "N90 exists."
         )
     if rule in (Rule.NOT_SPECIFIC, Rule.NO_CONTROLS) and (claim.causal_effect or 0) < WEAK_EFFECT:
@@ -57,11 +60,11 @@ def caveats(figures: Figures, rule: Rule) -> Iterator[str]:
             f"{plural(claim.unscored, 'patched answer')} of {count(claim.n)} had no verdict "
             "(empty, unreadable, or cut inside their reasoning) and count as no refusal."
         )
-    yield from _harmless_caveat(figures)
+    yield from _harmless_caveat(summary)
 
 
-def _harmless_caveat(figures: Figures) -> Iterator[str]:
-    rates = {name: row.refusals.value for name, row in figures.harmless.items()}
+def _harmless_caveat(summary: Summary) -> Iterator[str]:
+    rates = {name: row.refusal_rate.value for name, row in summary.harmless.items()}
     patched, aligned = rates.get("patched"), rates.get("aligned")
     if patched is None or aligned is None or patched - aligned < MORE_REFUSALS:
         return

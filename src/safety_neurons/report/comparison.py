@@ -1,8 +1,8 @@
-"""Runs side by side: one HTML page made from several run folders, without the models.
+"""Runs side by side: one HTML page from several run folders, without the models.
 
 1. Read each run's figures and rankings.
 2. What was done differently, before any figure: a difference in figures may come from there.
-3. The verdicts, the key figures, the curves; what two runs' neuron sets have in common.
+3. The conclusions, the key figures, the curves; what two runs' sets of units have in common.
 """
 
 from __future__ import annotations
@@ -11,52 +11,48 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
-from markupsafe import Markup
-
-from safety_neurons.artifacts import RunFolder, write_text
-from safety_neurons.artifacts.folder import DAMAGED
 from safety_neurons.errors import UserError, reading
-from safety_neurons.finding.run import TABLE
-from safety_neurons.neurons import Ranking, RankingName, read_table
-from safety_neurons.neurons.overlap import iou, iou_by_chance, rank_correlation
-from safety_neurons.report import charts, words
+from safety_neurons.report import words
 from safety_neurons.report.cards import Line, cards
-from safety_neurons.report.figures import Figures, interval_of
-from safety_neurons.report.provenance import Provenance, flat
-from safety_neurons.report.sentences import Verdict, verdict
+from safety_neurons.report.curve import curve_chart
+from safety_neurons.report.provenance import NONE, Provenance, flat
+from safety_neurons.report.sentences import conclusion
 from safety_neurons.report.templating import rendered
-from safety_neurons.validation.curve import CurvePoint
+from safety_neurons.report.words import NOT_RECORDED
+from safety_neurons.runs import DAMAGED, TABLE, CurvePoint, RunFolder, Summary, read_summary
+from safety_neurons.storage import write_text
+from safety_neurons.units import Ranking, read_table
+from safety_neurons.units.overlap import iou, iou_by_chance, rank_correlation
 
 COMPARISON = "comparison.html"
-_NOT_RECORDED = "not recorded"
 
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One run of the comparison."""
+    """One run of the comparison.
+
+    Args:
+        title: both models' names.
+        options: how it came about, by dotted names.
+    """
 
     name: str
     title: str
-    figures: Figures
-    verdict: Verdict
-    curve: Markup
-    rankings: dict[RankingName, Ranking]
-    made: dict[str, str]
-    """How it was made, as pairs of a dotted name and a text."""
+    summary: Summary
+    rankings: dict[str, Ranking]
+    options: dict[str, str]
 
     @classmethod
     def of(cls, run: RunFolder, name: str) -> ComparedRun:
-        figures = Figures.of(run)
+        """What the folder holds."""
+        summary = read_summary(run)
         return cls(
             name,
-            Provenance.of_run(run, figures.judge).title,
-            figures,
-            verdict(figures),
-            charts.curve_chart(figures),
+            Provenance.of(run, summary.judge).title,
+            summary,
             read_table(run.result("find", TABLE)),
-            _made(run, figures.judge),
+            options_of(run, summary.judge),
         )
 
 
@@ -70,17 +66,23 @@ class Row:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What the first neurons of two runs' rankings have in common."""
+    """What the first units of two runs' rankings have in common.
+
+    Args:
+        at: share, intersection over union, and what chance would give.
+    """
 
     runs: tuple[str, str]
     ranking: str
     correlation: float
     at: tuple[tuple[float, float | None, float | None], ...]
-    """Share, intersection over union, and what chance would give."""
 
 
 def render_comparison(runs: Sequence[RunFolder], out: Path) -> Path:
     """Write the page that compares `runs` to the file `out`.
+
+    Returns:
+        The file.
 
     Raises:
         UserError: if a run has no complete `find` and `validate`, or is given twice.
@@ -91,11 +93,20 @@ def render_comparison(runs: Sequence[RunFolder], out: Path) -> Path:
         ComparedRun.of(run, name)
         for run, name in zip(runs, _names([run.path for run in runs]), strict=True)
     ]
+    noun = words.noun_of(
+        kind
+        for run in compared
+        for ranking in run.rankings.values()
+        for kind in ranking.space.kinds
+    )
     page = rendered(
         "comparison.html.jinja",
         runs=compared,
+        noun=noun,
+        conclusions={run.name: conclusion(run.summary, noun) for run in compared},
+        curves={run.name: curve_chart(run.summary, noun) for run in compared},
         differences=list(_differences(compared)),
-        key_figures=list(_key_figures(compared)),
+        key_figures=list(_key_figures(compared, noun)),
         effects=list(_effects(compared)),
         overlaps=list(_overlaps(compared)),
     )
@@ -114,38 +125,46 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def _made(run: RunFolder, judge: str) -> dict[str, str]:
-    """How a run was made, by dotted names."""
-    with reading(run.manifest_file, remedy=DAMAGED):
-        return dict(_facts(run.manifest, judge))
+def options_of(run: RunFolder, judge: str) -> dict[str, str]:
+    """Everything that decided a run's figures.
+
+    Returns:
+        Texts by dotted names.
+
+    Raises:
+        UserError: if the manifest is damaged.
+    """
+    with reading(run.manifest_file, remedy=DAMAGED):  # options have no types
+        return dict(_options(run, judge))
 
 
-def _facts(manifest: dict[str, Any], judge: str) -> Iterator[tuple[str, str]]:
-    for stage in ("find", "validate"):
-        yield from flat(manifest["stages"].get(stage, {}).get("config", {}), f"{stage}: ")
+def _options(run: RunFolder, judge: str) -> Iterator[tuple[str, str]]:
+    found = run.manifest.found
+    # Runs from before format 3 did not record them; they have the default.
+    sites = {"sites": found.sites} if found else {}
+    yield from flat({**run.config("find"), **sites}, "find: ")
+    yield from flat(run.config("validate"), "validate: ")
+    manifest = run.manifest.written()
     for key in ("models", "chat", "packages"):
-        yield from flat(
-            {k: v for k, v in manifest.get(key, {}).items() if k != "example"},
-            key + ".",
-            leave_out={"location"},
-        )
+        yield from flat(manifest[key] or {}, f"{key}.", leave_out={"location", "example"})
     yield "judge", judge
-    yield "commit", str(manifest.get("commit"))
+    yield from flat({"commit": manifest["commit"]})
 
 
 def _differences(runs: Sequence[ComparedRun]) -> Iterator[Row]:
     """Options that are not the same in all runs."""
-    for name in dict.fromkeys(name for run in runs for name in run.made):
-        values = [run.made.get(name, _NOT_RECORDED) for run in runs]
-        if len(set(values)) > 1:
-            yield Row(name, tuple((value, "") for value in values))
+    for name in dict.fromkeys(name for run in runs for name in run.options):
+        values = [run.options.get(name) for run in runs]
+        # Where one version records that there is none, an earlier one recorded nothing.
+        if len({None if value == NONE else value for value in values}) > 1:
+            yield Row(name, tuple((NOT_RECORDED if v is None else v, "") for v in values))
 
 
-def _key_figures(runs: Sequence[ComparedRun]) -> Iterator[Row]:
+def _key_figures(runs: Sequence[ComparedRun], noun: str) -> Iterator[Row]:
     """The cards' lines, one row each; a line that a run lacks says so."""
     lines: dict[str, dict[str, Line]] = {}
     for run in runs:
-        for card in cards(run.figures):
+        for card in cards(run.summary, noun):
             for line in card.lines:
                 label, chosen, share = line.label.partition("chosen set, ")
                 value = f"{line.value} at {share}" if chosen else line.value
@@ -154,7 +173,7 @@ def _key_figures(runs: Sequence[ComparedRun]) -> Iterator[Row]:
     for row, by_run in lines.items():
         yield Row(row, tuple(_cell(by_run.get(run.name)) for run in runs))
     for setting in ("unaligned", "patched"):
-        rows = [run.figures.harmless.get(setting) for run in runs]
+        rows = [run.summary.harmless.get(setting) for run in runs]
         values = [words.number(row.perplexity if row else None) for row in rows]
         yield Row(f"Perplexity of harmless answers: {setting}", tuple((v, "") for v in values))
 
@@ -165,9 +184,9 @@ def _cell(line: Line | None) -> tuple[str, str]:
 
 def _effects(runs: Sequence[ComparedRun]) -> Iterator[Row]:
     """Test effects of every ranking and share that any of the runs has."""
-    points = {(p.ranking, p.share, run.name): p for run in runs for p in run.figures.on("test")}
+    points = {(p.ranking, p.share, run.name): p for run in runs for p in run.summary.on("test")}
     places = {(ranking, share) for ranking, share, _ in points}
-    order = list(dict.fromkeys(r for run in runs for r in run.figures.rankings))
+    order = list(dict.fromkeys(r for run in runs for r in run.summary.rankings))
     for ranking, share in sorted(places, key=lambda place: (order.index(place[0]), place[1])):
         found = [points.get((ranking, share, run.name)) for run in runs]
         yield Row(f"{ranking}, {words.share(share)}", tuple(_effect(p) for p in found))
@@ -176,7 +195,7 @@ def _effects(runs: Sequence[ComparedRun]) -> Iterator[Row]:
 def _effect(point: CurvePoint | None) -> tuple[str, str]:
     if point is None:
         return "not tested", ""
-    notes = [words.bounds_only(interval_of(point)), f"n{words.NBSP}={words.NBSP}{point.n}"]
+    notes = [words.bounds_only(point.interval), f"n{words.NBSP}={words.NBSP}{point.n}"]
     if point.controls:
         notes.append(f"random at most {words.percent(point.control_max)}")
     return words.percent(point.causal_effect), " · ".join(notes)
@@ -187,16 +206,16 @@ def _overlaps(runs: Sequence[ComparedRun]) -> Iterator[Overlap]:
     for one, other in combinations(runs, 2):
         for name in [name for name in one.rankings if name in other.rankings]:
             first, second = one.rankings[name], other.rankings[name]
-            if first.layout != second.layout:
+            if first.space != second.space:
                 continue
             shares = {
-                p.share for run in (one, other) for p in run.figures.on("test") if p.share < 1
+                p.share for run in (one, other) for p in run.summary.on("test") if p.share < 1
             }
-            total = first.layout.total
+            total = first.space.total
             at = [
                 (share, iou(a, b), iou_by_chance(len(a), len(b), total))
                 for share in sorted(shares)
                 for a, b in [(first.top(share), second.top(share))]
             ]
             names = (one.name, other.name)
-            yield Overlap(names, str(name), rank_correlation(first, second), tuple(at))
+            yield Overlap(names, name, rank_correlation(first, second), tuple(at))

@@ -1,11 +1,20 @@
 """The terms of the page, for a reader who has not met them."""
 
-GLOSSARY = (
+_NEURON = (
+    "Neuron",
+    "One coordinate of the input of an MLP's down projection, after the activation function "
+    "and the gate. L12.N345 is neuron 345 of layer 12; both are counted from 0.",
+)
+_OTHERS = [
+    ("Unit", "What is ranked and patched: here a neuron or an attention channel."),
+    _NEURON,
     (
-        "Neuron",
-        "One coordinate of the input of an MLP's down projection, after the activation function "
-        "and the gate. L12.N345 is neuron 345 of layer 12; both are counted from 0.",
+        "Attention channel",
+        "One coordinate of the input of the attention's output projection: of all heads' outputs, "
+        "side by side. L12.A67 is channel 67 of layer 12; both are counted from 0.",
     ),
+]
+_TERMS = (
     (
         "Aligned and unaligned model",
         "Two models with the same shape; the aligned one refuses harmful requests, the unaligned "
@@ -13,18 +22,18 @@ GLOSSARY = (
     ),
     (
         "Ranking",
-        "All neurons in order of a score. “change-score”: how much a neuron's activation differs "
+        "All {noun} in order of a score. “change-score”: how much a {unit}'s activation differs "
         "between the two models on the same tokens (root mean square). “attribution”: that "
         "difference times the gradient of the likelihood of the aligned model's own answer.",
     ),
     (
         "Share",
-        "A part of all neurons. The set at a share is the first k neurons of a ranking, with k "
-        "the share times the number of all neurons.",
+        "A part of all {noun}. The set at a share is the first k {noun} of a ranking, with k "
+        "the share times the number of all {noun}.",
     ),
     (
         "Patching",
-        "While one model writes, the other reads the same tokens, and the chosen neurons of the "
+        "While one model writes, the other reads the same tokens, and the chosen {noun} of the "
         "first are overwritten with the values of the second at every step.",
     ),
     (
@@ -41,18 +50,18 @@ GLOSSARY = (
     (
         "Effect, sufficiency",
         "How much of the gap is closed when the unaligned model gets the aligned model's values "
-        "in the chosen neurons: 0 % changes nothing, 100 % refuses as often as the aligned model. "
+        "in the chosen {noun}: 0 % changes nothing, 100 % refuses as often as the aligned model. "
         "It may lie outside these bounds.",
     ),
     (
         "Necessity",
         "The other way round: how much of the gap is lost when the aligned model gets the "
-        "unaligned model's values in the chosen neurons.",
+        "unaligned model's values in the chosen {noun}.",
     ),
     (
         "Ceiling",
-        "The effect of patching all neurons. It is 100 % only if the models differ in nothing but "
-        "what makes the neurons.",
+        "The effect of patching all {noun}. It is 100 % only if the models differ in nothing but "
+        "what makes the {noun}.",
     ),
     (
         "N90",
@@ -62,13 +71,13 @@ GLOSSARY = (
     ),
     (
         "Matched random set",
-        "As many neurons in each layer as the set has, drawn at random from outside it. There is "
-        "no such set where a layer has too few neurons left.",
+        "As many {noun} in each {place} as the set has, drawn at random from outside it. There is "
+        "no such set where a {place} has too few {noun} left.",
     ),
     (
         "Select and test split",
         "Prompts on which the set is chosen, and other prompts on which the claim is tested. The "
-        "neurons are ranked on a third set of prompts.",
+        "{noun} are ranked on a third set of prompts.",
     ),
     (
         "95 % interval",
@@ -81,3 +90,14 @@ GLOSSARY = (
         "prompts; lower is less surprised. A patch that damages the model raises it.",
     ),
 )
+"""With what the units are called left open."""
+
+
+def glossary(noun: str) -> list[tuple[str, str]]:
+    """Terms and what they mean, in the order of the page."""
+    if noun == "neurons":
+        first, unit, place = [_NEURON], "neuron", "layer"
+    else:
+        first, unit, place = _OTHERS, "unit", "site"
+    said = {"noun": noun, "unit": unit, "place": place}
+    return [*first, *((term, meaning.format(**said)) for term, meaning in _TERMS)]

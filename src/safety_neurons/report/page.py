@@ -1,7 +1,7 @@
-"""The report: one HTML page made from a run folder, without the models.
+"""The report: one HTML page from a run folder, without the models.
 
 1. Read the summary, the rankings, the sample answers and the manifest.
-2. Judge the figures by stated rules (`sentences`), draw them (`charts`, `heatmap`).
+2. Judge the figures by stated rules (`sentences`), draw them (`curve`, `heatmap`).
 3. Write `report.html`, one file that loads nothing.
 """
 
@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safety_neurons.artifacts import RunFolder, write_text
-from safety_neurons.finding.run import TABLE
-from safety_neurons.neurons import read_table
-from safety_neurons.report import answers, charts
+from safety_neurons.report import answers, words
 from safety_neurons.report.cards import cards
-from safety_neurons.report.figures import SETTINGS, Figures
-from safety_neurons.report.glossary import GLOSSARY
+from safety_neurons.report.curve import curve_chart
+from safety_neurons.report.glossary import glossary
 from safety_neurons.report.heatmap import HeatMap
 from safety_neurons.report.neurontable import neuron_tables
 from safety_neurons.report.provenance import Provenance
-from safety_neurons.report.sentences import verdict
+from safety_neurons.report.sentences import conclusion
 from safety_neurons.report.templating import rendered
-from safety_neurons.validation.run import SAMPLES
+from safety_neurons.runs import TABLE, RunFolder, Summary, read_samples, read_summary
+from safety_neurons.runs.summary import SETTINGS
+from safety_neurons.storage import write_text
+from safety_neurons.units import read_table
 
 REPORT = "report.html"
 
@@ -33,30 +33,32 @@ def render_report(run: RunFolder) -> Path:
         Where the page is.
 
     Raises:
-        UserError: if the run has no complete `find` and `validate`.
+        UserError: if the run has no complete `find` and `validate`, or is damaged.
     """
-    figures = Figures.of(run)
+    summary = read_summary(run)
     with run.stage("report", {}, results=[REPORT]) as stage:
-        write_text(stage.file(REPORT), _html(run, figures))
+        write_text(stage.file(REPORT), _html(run, summary))
     return run.file(REPORT)
 
 
-def _html(run: RunFolder, figures: Figures) -> str:
+def _html(run: RunFolder, summary: Summary) -> str:
     table = run.result("find", TABLE)
     rankings = read_table(table)
-    shares = sorted({point.share for point in figures.points})
+    noun = words.noun_of(next(iter(rankings.values())).space.kinds)
+    shares = sorted({point.share for point in summary.curve})
     maps = [HeatMap.of(ranking, shares) for ranking in rankings.values()]
     return rendered(
         "report.html.jinja",
-        figures=figures,
-        verdict=verdict(figures),
-        cards=cards(figures),
-        curve=charts.curve_chart(figures),
+        summary=summary,
+        noun=noun,
+        conclusion=conclusion(summary, noun),
+        cards=cards(summary, noun),
+        curve=curve_chart(summary, noun),
         maps=maps,
         scale=max(heat.highest for heat in maps),
         tables=neuron_tables(table, rankings),
-        samples=answers.read_samples(run.result("validate", SAMPLES)),
-        settings=[name for name in SETTINGS if name in figures.harmless],
-        provenance=Provenance.of_run(run, figures.judge),
-        glossary=GLOSSARY,
+        samples=answers.shown(read_samples(run)),
+        settings=[name for name in SETTINGS if name in summary.harmless],
+        provenance=Provenance.of(run, summary.judge),
+        glossary=glossary(noun),
     )

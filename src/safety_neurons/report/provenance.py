@@ -1,4 +1,4 @@
-"""How the run was made, from its manifest, as tables of words."""
+"""How a run came about, from its manifest, as tables of words."""
 
 from __future__ import annotations
 
@@ -6,17 +6,27 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from safety_neurons.artifacts import RunFolder
-from safety_neurons.artifacts.folder import DAMAGED
 from safety_neurons.errors import reading
-from safety_neurons.report.words import NOT_ENOUGH, count, plural, seconds
+from safety_neurons.report.words import (
+    NBSP,
+    NOT_ENOUGH,
+    NOT_RECORDED,
+    count,
+    noun_of,
+    plural,
+    seconds,
+)
+from safety_neurons.runs import DAMAGED, Manifest, RunFolder
+from safety_neurons.runs.manifest import ModelRecord, PromptsRecord, UnitsRecord
+from safety_neurons.units import SiteKind
 
+NONE = "none"
+"""The text of an option that is None."""
 _STAGES = ("find", "validate")
 _OWN_TABLE = {"prompts", "models", "system"}
 """Options that stand in tables of their own."""
-_YES_NO = {"True": "yes", "False": "no"}
+_YES_NO = {True: "yes", False: "no", None: NOT_RECORDED}
 _ROLES = {
-    "find": "harmful, to rank the neurons",
     "select": "harmful, to choose the set",
     "test": "harmful, to test the claim",
     "harmless": "harmless",
@@ -40,7 +50,7 @@ class Provenance:
 
     Args:
         models: side, source, revision, adapter.
-        facts: chat format, neurons, packages and machine, in pairs.
+        facts: chat format, units, packages and machine, in pairs.
         options: by stage, in pairs.
         example: a rendered prompt, None if it was not recorded.
     """
@@ -52,23 +62,26 @@ class Provenance:
     example: str | None
 
     @classmethod
-    def of(cls, manifest: Mapping[str, Any], judge: str) -> Provenance:
-        return cls(
-            tuple(_models(manifest.get("models", {}))),
-            tuple(_prompts(manifest)),
-            tuple(_facts(manifest, judge)),
-            {
-                stage: tuple(flat(_config(manifest, stage), leave_out=_OWN_TABLE))
-                for stage in _STAGES
-            },
-            manifest.get("chat", {}).get("example"),
-        )
+    def of(cls, run: RunFolder, judge: str) -> Provenance:
+        """What a run's manifest says.
 
-    @classmethod
-    def of_run(cls, run: RunFolder, judge: str) -> Provenance:
-        """Raises UserError where the manifest is damaged."""
-        with reading(run.manifest_file, remedy=DAMAGED):
-            return cls.of(run.manifest, judge)
+        Returns:
+            Everything in words.
+
+        Raises:
+            UserError: if the manifest is damaged.
+        """
+        manifest = run.manifest
+        with reading(run.manifest_file, remedy=DAMAGED):  # options have no types
+            prompts = tuple(_prompts(manifest))
+            options = {s: tuple(flat(run.config(s), leave_out=_OWN_TABLE)) for s in _STAGES}
+        return cls(
+            tuple(_models(manifest.models or {})),
+            prompts,
+            tuple(_facts(manifest, judge)),
+            options,
+            manifest.chat.example,
+        )
 
     @property
     def title(self) -> str:
@@ -88,53 +101,68 @@ def flat(
             yield from flat(value, f"{prefix}{name}.", leave_out)
         else:
             listed = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-            yield f"{prefix}{name}".replace("_", " "), "none" if listed is None else str(listed)
+            yield f"{prefix}{name}".replace("_", " "), NONE if listed is None else str(listed)
 
 
-def _config(manifest: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    return manifest["stages"].get(stage, {}).get("config", {})
-
-
-def _models(models: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+def _models(models: Mapping[str, ModelRecord]) -> Iterator[tuple[str, str, str, str]]:
     for side in ("unaligned", "aligned"):
-        model = models.get(side, {})
+        model = models.get(side, ModelRecord())
         yield (
             side,
-            model.get("source") or NOT_ENOUGH,
-            model.get("revision") or "not recorded",
-            model.get("adapter_sha256") or "no adapter",
+            model.source or NOT_ENOUGH,
+            model.revision or NOT_RECORDED,
+            model.adapter_sha256 or "no adapter",
         )
 
 
-def _prompts(manifest: Mapping[str, Any]) -> Iterator[PromptsUsed]:
-    used = {
-        "find": _config(manifest, "find").get("prompts"),
-        **_config(manifest, "validate").get("prompts", {}),
-    }
-    for key, described in used.items():
+def _prompts(manifest: Manifest) -> Iterator[PromptsUsed]:
+    found, validated = manifest.found, manifest.stages.get("validate")
+    used = {"find": found.prompts} if found else {}
+    for key, described in (validated.config.get("prompts", {}) if validated else {}).items():
         if described is not None:
-            role = _ROLES.get(key, key)
-            yield PromptsUsed(role, described["name"], count(described["n"]), described["sha256"])
+            used[key] = PromptsRecord.model_validate(described)
+    roles = {**_ROLES, "find": f"harmful, to rank the {_noun(manifest.units)}"}
+    for key, prompts in used.items():
+        yield PromptsUsed(roles.get(key, key), prompts.name, count(prompts.n), prompts.sha256)
 
 
-def _facts(manifest: Mapping[str, Any], judge: str) -> Iterator[tuple[str, str]]:
-    shared = manifest.get("shared_weights")
-    chat, neurons = manifest.get("chat", {}), manifest.get("neurons", {})
-    widths = neurons.get("widths", [])
-    yield "Weights shared in memory", _YES_NO.get(str(shared), "not recorded")
-    yield "Neurons", f"{count(neurons.get('total'))} in {plural(len(widths), 'layer')}"
-    yield "Site of a neuron", neurons.get("site", "not recorded")
-    yield "Positions contrasted", neurons.get("contrasted", "not recorded")
-    yield "Positions patched", neurons.get("patched", "not recorded")
-    yield "Chat template (sha256)", chat.get("template_sha256") or "none: prompts as they are"
-    yield "System prompt", chat.get("system_prompt") or "none given (the template may have its own)"
+def _noun(units: UnitsRecord | None) -> str:
+    return noun_of(block.site for block in units.blocks) if units else noun_of([])
+
+
+def _unit_facts(units: UnitsRecord | None) -> Iterator[tuple[str, str]]:
+    named = _noun(units)
+    unit = named.removesuffix("s")
+    yield named.capitalize(), _counted(units) if units else NOT_RECORDED
+    yield f"Site of a {unit}", units.site if units else NOT_RECORDED
+    yield "Positions contrasted", units.contrasted if units else NOT_RECORDED
+    yield "Positions patched", units.patched if units else NOT_RECORDED
+
+
+def _counted(units: UnitsRecord) -> str:
+    """How many units there are, kind by kind where there are several."""
+    of_kind: dict[SiteKind, int] = {}
+    for block in units.blocks:
+        of_kind[block.site] = of_kind.get(block.site, 0) + block.width
+    kinds = ", ".join(f"{count(n)}{NBSP}{kind.units}" for kind, n in of_kind.items())
+    total = f"{count(units.total)} in {plural(units.layers, 'layer')}"
+    return total if _noun(units) == "neurons" else f"{total}: {kinds}"
+
+
+def _facts(manifest: Manifest, judge: str) -> Iterator[tuple[str, str]]:
+    chat = manifest.chat
+    yield "Weights shared in memory", _YES_NO[manifest.shared_weights]
+    yield from _unit_facts(manifest.units)
+    yield "Chat template (sha256)", chat.template_sha256 or "none: prompts as they are"
+    yield "System prompt", chat.system_prompt or "none given (the template may have its own)"
     yield "Judge of refusals", judge
-    for stage in _STAGES:
-        yield f"Time of {stage}", seconds(manifest["stages"].get(stage, {}).get("seconds"))
-    packages = manifest.get("packages", {})
-    yield "Packages", ", ".join(f"{name} {version}" for name, version in packages.items())
-    yield "Python", manifest.get("python", "not recorded")
-    yield "Machine", manifest.get("machine", "not recorded")
-    yield "Commit of safety-neurons", manifest.get("commit") or "installed package, no commit"
-    yield from (("Found while loading", note) for note in manifest.get("notes", ()))
-    yield "Begun", manifest.get("created", "not recorded")
+    for name in _STAGES:
+        stage = manifest.stages.get(name)
+        yield f"Time of {name}", seconds(stage.seconds if stage else None)
+    packages = manifest.packages.items()
+    yield "Packages", ", ".join(f"{name} {version}" for name, version in packages)
+    yield "Python", manifest.python or NOT_RECORDED
+    yield "Machine", manifest.machine or NOT_RECORDED
+    yield "Commit of safety-neurons", manifest.commit or "installed package, no commit"
+    yield from (("Found while loading", note) for note in manifest.notes)
+    yield "Begun", manifest.created or NOT_RECORDED

@@ -6,10 +6,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from safety_neurons.report import captions, charts, words
+from safety_neurons.report import captions, words
 from safety_neurons.report.cards import Bar
-from safety_neurons.report.figures import interval_of
-from safety_neurons.report.heatmap import strength
+from safety_neurons.report.charts import marks
 
 
 def rendered(template: str, **content: Any) -> str:
@@ -27,14 +26,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_worded,
     )
-    environment.globals.update(
-        words=words,
-        captions=captions,
-        charts=charts,
-        interval_of=interval_of,
-        strength=strength,
-        bar_of=lambda point: Bar.of(point.causal_effect, interval_of(point)),
-    )
+    environment.globals.update(words=words, captions=captions, marks=marks, Bar=Bar)
     return environment
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from safety_neurons.statistics import Interval
+from collections.abc import Iterable
 
-NOT_ENOUGH = "not enough data"
+from safety_neurons.statistics import Interval
+from safety_neurons.units import SiteKind
+
+NOT_ENOUGH, NOT_RECORDED = "not enough data", "not recorded"
 NBSP = "\u00a0"
 _TELLING = (0, 50, 90, 100)
 
@@ -12,7 +15,8 @@ _TELLING = (0, 50, 90, 100)
 def percent(value: float | None) -> str:
     """A fraction as per cent: `87 %`.
 
-    Without decimals, unless rounding would hide on which side of 0, 50, 90 or 100 % it lies.
+    Returns:
+        No decimals, unless rounding would hide on which side of 0, 50, 90 or 100 % it lies.
     """
     if value is None:
         return NOT_ENOUGH
@@ -22,7 +26,7 @@ def percent(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """A share of all neurons as per cent, with up to three digits: `0.5 %`."""
+    """A share of all units as per cent, with up to three digits: `0.5 %`."""
     return NOT_ENOUGH if value is None else f"{100 * value:.3g}{NBSP}%"
 
 
@@ -41,11 +45,6 @@ def bounds_only(bounds: Interval | None) -> str:
     return f"{low}{NBSP}to{NBSP}{high}{NBSP}%"
 
 
-def bounds_of(low: float | None, high: float | None) -> Interval | None:
-    """An interval from two columns, None where either is missing."""
-    return None if low is None or high is None else Interval(low, high)
-
-
 def count(value: int | None) -> str:
     """`46,080`."""
     return NOT_ENOUGH if value is None else f"{value:,}"
@@ -54,6 +53,11 @@ def count(value: int | None) -> str:
 def number(value: float | None) -> str:
     """Three significant digits."""
     return NOT_ENOUGH if value is None else _minus(f"{value:#.3g}".removesuffix("."))
+
+
+def noun_of(kinds: Iterable[SiteKind]) -> str:
+    """What the units of these sites are called on a page: neurons, unless there are others."""
+    return "neurons" if {kind.units for kind in kinds} <= {SiteKind.MLP.units} else "units"
 
 
 def plural(n: int, noun: str) -> str:

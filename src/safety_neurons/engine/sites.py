@@ -1,0 +1,149 @@
+"""Where a model's units live, found per architecture and proved before use.
+
+A neuron is one coordinate of the input of an MLP's down projection: after the activation
+function and the gate, and after any adapter scaling of that input. An attention channel is one
+coordinate of the input of the attention's output projection. A site is therefore such a
+projection's own module (the base layer, where PEFT wraps it), and its units are what that
+module receives.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from safety_neurons.engine.hooks import HookPoint, HookSet
+from safety_neurons.errors import InterventionError, UserError
+from safety_neurons.registry import ARCHITECTURES
+from safety_neurons.units import Block, BlockKey, SiteKind, UnitSpace
+
+
+@dataclass(frozen=True)
+class Site:
+    """The module whose input holds one block of units.
+
+    Args:
+        name: the module's path in the model.
+        width: how many units it receives.
+    """
+
+    key: BlockKey
+    name: str
+    module: nn.Module
+    width: int
+
+
+def space_of(sites: Iterable[Site], kinds: Sequence[SiteKind]) -> UnitSpace:
+    """The units of some kinds of sites.
+
+    Returns:
+        Their space, layer by layer.
+
+    Raises:
+        UserError: if the model has no site of one of the kinds.
+    """
+    chosen = [site for site in sites if site.key.site in kinds]
+    lacking = [kind for kind in kinds if all(site.key.site is not kind for site in chosen)]
+    if lacking or not kinds:
+        raise UserError(
+            f"The model has no site of the kind '{', '.join(lacking) or 'none'}' that is known "
+            "here; add it to the architecture (safety_neurons.registry.ARCHITECTURES)."
+        )
+    return UnitSpace(tuple(Block(site.key, site.width) for site in chosen))
+
+
+def find_sites(model: PreTrainedModel) -> list[Site]:
+    """All sites of `model`, layer by layer.
+
+    Returns:
+        One site for each kind that is known of the architecture, in each layer.
+
+    Raises:
+        UserError: if the architecture is unknown, saying what was looked at.
+    """
+    model_type = model.config.model_type
+    if model_type not in ARCHITECTURES.names():
+        raise UserError(
+            f"The architecture '{model_type}' ({type(model).__name__}) has no MLP that is known "
+            f"here; known are {', '.join(sorted(ARCHITECTURES.names()))}. To add one, register an "
+            "Architecture in safety_neurons.registry.ARCHITECTURES."
+        )
+    sites = [
+        site
+        for kind, pattern in ARCHITECTURES.get(model_type).sites.items()
+        for site in _found(model, kind, pattern)
+    ]
+    return sorted(sites, key=lambda site: site.key)
+
+
+def _found(model: PreTrainedModel, kind: SiteKind, pattern: str) -> list[Site]:
+    sites = [
+        Site(
+            BlockKey(int(found.group(1)), kind),
+            name,
+            _base_layer(module),
+            _input_width(_base_layer(module)),
+        )
+        for name, module in model.named_modules()
+        if (found := re.search(pattern, name))
+    ]
+    layers = model.config.get_text_config().num_hidden_layers
+    if sorted(site.key.layer for site in sites) != list(range(layers)):
+        raise UserError(
+            f"'{model.config.model_type}' should have one module matching '{pattern}' in each of "
+            f"its {layers} layers, but {len(sites)} were found; the checkpoint is not what its "
+            "configuration says."
+        )
+    return sites
+
+
+def _base_layer(module: nn.Module) -> nn.Module:
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
+def _input_width(projection: nn.Module) -> int:
+    if isinstance(projection, nn.Linear):
+        return projection.in_features
+    return int(
+        projection.get_parameter("weight").shape[0]
+    )  # transformers' Conv1D keeps (inputs, outputs)
+
+
+@torch.no_grad()
+def prove_sites(model: PreTrainedModel, sites: Sequence[Site]) -> None:
+    """Show that each site acts on the logits: one batch, row i + 1 perturbed at site i.
+
+    A table of names can be right in form and wrong in effect (an unused module, a bypassed
+    wrapper), so every site is shown to matter before anything is measured.
+
+    Raises:
+        InterventionError: naming the sites whose perturbation changed no logit.
+    """
+
+    def perturb(row: int) -> Callable[[Tensor], Tensor]:
+        def edit(x: Tensor) -> Tensor:
+            x = x.clone()
+            x[row] = x[row] * 2 + 1
+            return x
+
+        return edit
+
+    tokens = torch.ones(len(sites) + 1, 2, dtype=torch.long, device=model.device)
+    points = [HookPoint(s.name, s.module, "input", perturb(i + 1)) for i, s in enumerate(sites)]
+    with HookSet(points) as hooks:
+        logits = model(input_ids=tokens, use_cache=False).logits[:, -1].float()
+    hooks.check(passes=1)
+    change = (logits[1:] - logits[0]).norm(dim=-1) / logits[0].norm()
+    # Rows of one batch differ by rounding alone, far below a thousandth.
+    dead = [sites[i].name for i in (change < 1e-3).nonzero().flatten().tolist()]
+    if dead:
+        raise InterventionError(
+            f"Perturbing the input of {', '.join(dead[:5])} changed no logit, so these modules "
+            "do not hold the model's units."
+        )

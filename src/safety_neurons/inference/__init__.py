@@ -1,0 +1,33 @@
+"""Models at work: decoding, teacher forcing, likelihoods, and answers that are kept."""
+
+from safety_neurons.inference.answers import Decoding, answer, encode_prompts, kept_key, texts_of
+from safety_neurons.inference.decoding import (
+    Completion,
+    decode,
+    left_padded,
+    right_padded,
+    shared_beginning,
+)
+from safety_neurons.inference.forcing import ForcedBatch
+from safety_neurons.inference.likelihood import log_likelihoods
+from safety_neurons.inference.perplexity import perplexities
+from safety_neurons.inference.settings import ALIGNED, UNALIGNED, Setting
+
+__all__ = [
+    "ALIGNED",
+    "UNALIGNED",
+    "Completion",
+    "Decoding",
+    "ForcedBatch",
+    "Setting",
+    "answer",
+    "decode",
+    "encode_prompts",
+    "kept_key",
+    "left_padded",
+    "log_likelihoods",
+    "perplexities",
+    "right_padded",
+    "shared_beginning",
+    "texts_of",
+]

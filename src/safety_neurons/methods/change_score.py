@@ -1,0 +1,158 @@
+"""Generation-time activation contrasting (Chen et al. 2025, section 3), streamed.
+
+1. A completion of each prompt is given, written by one of the two models.
+2. Both models read prompt + completion.
+3. At every position from the last prompt token up to, not including, the last completion
+   token, the activations of every unit in both models go into a few sums a unit.
+
+Memory does not grow with prompts or tokens: the sums can be added, saved, and resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from safety_neurons.engine import Activations, PairedRows, Role, Side
+from safety_neurons.errors import InterventionError
+from safety_neurons.inference.forcing import ForcedBatch
+from safety_neurons.models import ModelPair
+from safety_neurons.units import BlockKey, UnitSpace
+
+
+@dataclass
+class ContrastSums:
+    """Sums over completion positions, per unit, in float64; mergeable with `+`.
+
+    Args:
+        positions: how many positions were summed.
+        squared_difference: of (aligned − unaligned)².
+        aligned, unaligned: of each side's activation.
+    """
+
+    positions: int
+    squared_difference: Float[Tensor, "unit"]
+    aligned: Float[Tensor, "unit"]
+    unaligned: Float[Tensor, "unit"]
+
+    @classmethod
+    def zero(cls, space: UnitSpace) -> ContrastSums:
+        return cls(0, *(torch.zeros(space.total, dtype=torch.float64) for _ in range(3)))
+
+    def __add__(self, other: ContrastSums) -> ContrastSums:
+        return ContrastSums(
+            self.positions + other.positions,
+            self.squared_difference + other.squared_difference,
+            self.aligned + other.aligned,
+            self.unaligned + other.unaligned,
+        )
+
+    @property
+    def change_score(self) -> Float[Tensor, "unit"]:
+        """Root mean square difference between the two models' activations."""
+        return (self.squared_difference / self.positions).sqrt()
+
+    @property
+    def mean_aligned(self) -> Float[Tensor, "unit"]:
+        return self.aligned / self.positions
+
+    @property
+    def mean_unaligned(self) -> Float[Tensor, "unit"]:
+        return self.unaligned / self.positions
+
+
+class _Contrast:
+    """Adds one batch's activations of both sides to the sums, block by block."""
+
+    def __init__(self, mask: Bool[Tensor, "batch pos"], space: UnitSpace) -> None:
+        self.sums = ContrastSums.zero(space)
+        self._mask = mask
+        self._space = space
+        self._waiting: dict[BlockKey, tuple[Role, Tensor]] = {}
+        self._seen = 0
+
+    @property
+    def blocks(self) -> Collection[BlockKey]:
+        return self._space.keys
+
+    def __call__(self, block: BlockKey, sides: Activations) -> None:
+        taken = {side: x[self._mask].double() for side, x in sides.items()}
+        if len(taken) == 1:  # separate weights: the other side runs in a pass of its own
+            if block not in self._waiting:
+                self._waiting[block] = next(iter(taken.items()))
+                return
+            side, activations = self._waiting.pop(block)
+            taken[side] = activations
+        span = self._space.slice_of(block)
+        aligned, unaligned = taken[Side.ALIGNED], taken[Side.UNALIGNED]
+        self.sums.squared_difference[span] = (aligned - unaligned).square().sum(dim=0).cpu()
+        self.sums.aligned[span] = aligned.sum(dim=0).cpu()
+        self.sums.unaligned[span] = unaligned.sum(dim=0).cpu()
+        self._seen += 1
+
+    def end_pass(self) -> None:
+        if self._seen != len(self._space.blocks) or self._waiting:
+            raise InterventionError(
+                f"Both sides' activations were seen in {self._seen} of "
+                f"{len(self._space.blocks)} blocks."
+            )
+        self.sums.positions = int(self._mask.sum())
+
+
+@torch.no_grad()
+def contrast(
+    pair: ModelPair,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    space: UnitSpace | None = None,
+) -> ContrastSums:
+    """The sums of one batch of prompts (token ids) and their completions.
+
+    Args:
+        space: the units; by default the MLP neurons.
+
+    Returns:
+        Sums over this batch's positions.
+
+    Raises:
+        InterventionError: if a block was not seen on both sides.
+    """
+    batch = ForcedBatch.of(prompts, completions, pair)
+    edit = _Contrast(batch.completion_positions, space or pair.space())
+    counts: dict[Role, int] = dict.fromkeys(Side, len(batch))
+    with PairedRows(pair, counts, edits=[edit]) as rows:
+        rows.forward(dict.fromkeys(Side, batch.tokens), logits=None)
+    return edit.sums
+
+
+class ChangeScore:
+    """Ranks by the root mean square of the difference between the two models' activations."""
+
+    version = "change-score-1"
+    label = "Contrasting activations"
+    batch_share = 1.0
+
+    def completions_of(self, contrasted: Side) -> Side:
+        return contrasted
+
+    def zero(self, space: UnitSpace) -> ContrastSums:
+        return ContrastSums.zero(space)
+
+    def measure(
+        self,
+        pair: ModelPair,
+        prompts: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        space: UnitSpace,
+    ) -> ContrastSums:
+        return contrast(pair, prompts, completions, space)
+
+    def scores(self, sums: ContrastSums) -> Float[Tensor, "unit"]:
+        return sums.change_score
+
+
+CHANGE_SCORE = ChangeScore()

@@ -1,0 +1,110 @@
+"""The chart of effect against share.
+
+It is drawn twice, wide and narrow, and the style sheet shows the one that fits: scaling one
+drawing down would make its letters unreadable on a phone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from markupsafe import Markup
+
+from safety_neurons.report import words
+from safety_neurons.report.charts.axes import Frame, Linear, Logarithmic, Tick
+from safety_neurons.report.charts.marks import Mark, Style, level, marked_line
+from safety_neurons.report.charts.svg import drawing, element
+from safety_neurons.runs.summary import N90_EFFECT, CurvePoint, Summary
+
+SIZES = {"wide": (860, 430), "narrow": (330, 340)}
+_WIDEST = (-0.6, 1.6)
+"""Wild bootstrap bounds are cut here, or they would flatten everything else."""
+_DODGE = 5.0
+
+
+def curve_chart(summary: Summary, noun: str) -> Markup:
+    """Both sizes of the chart of the test split; the fitting one is shown."""
+    if all(point.causal_effect is None for point in summary.on("test")):
+        return element("p", "No curve: not enough data for an effect at any share.")
+    return Markup("").join(_chart(summary, noun, size) for size in SIZES)
+
+
+def _chart(summary: Summary, noun: str, size: str) -> Markup:
+    points = summary.on("test")
+    shares, effects = _shares(points), _effects(points)
+    frame = Frame(*SIZES[size], shares, effects)
+    label = (
+        f"Causal effect of patching against the share of {noun} patched, on the test prompts; the "
+        "table below has the same figures."
+    )
+    curves = [summary.curve_of(ranking, "test") for ranking in summary.rankings]
+    title = f"{noun} patched, % of all (log scale)"
+    parts = [
+        *frame.grid(Tick(at, words.percent(at)) for at in effects.multiples(0.25)),
+        *frame.base((Tick(at, f"{100 * at:.3g}") for at in {p.share for p in points}), title),
+        *_levels(frame, summary.ceiling),
+    ]
+    for series, of_ranking in enumerate(curves):
+        parts += _controls(frame, of_ranking, series)
+    for series, of_ranking in enumerate(curves):
+        known = (point for point in of_ranking if point.causal_effect is not None)
+        marks = [_mark(point, summary, noun) for point in known]
+        parts += marked_line(frame, marks, Style.of_series(series), shift=_dodge(series))
+    return drawing(frame.width, frame.height, label, *parts, class_=f"chart {size}")
+
+
+def _shares(points: Sequence[CurvePoint]) -> Logarithmic:
+    return Logarithmic(min([0.1, *(point.share for point in points)]), 1.0)
+
+
+def _effects(points: Sequence[CurvePoint]) -> Linear:
+    """An axis that holds every point with its interval and controls."""
+    effects = [
+        value
+        for p in points
+        for value in (p.causal_effect, p.ci_low, p.ci_high, p.control_mean, p.control_max)
+        if value is not None
+    ]
+    low = max(min([0.0, *effects]), _WIDEST[0])
+    high = min(max([1.0, *effects]), _WIDEST[1])
+    return Linear(low - 0.05, high + 0.08)
+
+
+def _levels(frame: Frame, ceiling: float | None) -> Iterator[Markup]:
+    """The line of 0.9 and the ceiling, with their labels on the sides that face away."""
+    higher = ceiling is not None and ceiling >= N90_EFFECT
+    yield from level(frame, N90_EFFECT, words.percent(N90_EFFECT), "level", above=not higher)
+    if ceiling is not None:
+        label = f"ceiling {words.percent(ceiling)}"
+        yield from level(frame, ceiling, label, "ceiling", above=higher)
+
+
+def _controls(frame: Frame, points: Sequence[CurvePoint], series: int) -> Iterator[Markup]:
+    for name in ("mean", "max"):
+        style = Style(series, f"random {name}", "random-mark", size=3)
+        marks = [
+            Mark(point.share, value, _said_of_controls(point, name, value))
+            for point in points
+            if (value := point.control_mean if name == "mean" else point.control_max) is not None
+        ]
+        yield from marked_line(frame, marks, style, shift=_dodge(series))
+
+
+def _said_of_controls(point: CurvePoint, name: str, value: float) -> str:
+    sets = words.plural(len(point.controls), "random set")
+    return f"{point.ranking}, {words.share(point.share)}: {name} of {sets} {words.percent(value)}"
+
+
+def _mark(point: CurvePoint, summary: Summary, noun: str) -> Mark:
+    said = (
+        f"{point.ranking}, {words.share(point.share)} ({words.count(point.k)} {noun}): effect "
+        f"{words.percent(point.causal_effect)}, {words.interval(point.interval)}, "
+        f"{words.plural(point.n, 'prompt')}"
+    )
+    ringed = "chosen" if summary.is_chosen(point) else None
+    return Mark(point.share, point.causal_effect or 0.0, said, point.interval, ringed)
+
+
+def _dodge(series: int) -> float:
+    """A shift across, so that whiskers of two rankings at one share do not hide each other."""
+    return _DODGE * series - _DODGE / 2

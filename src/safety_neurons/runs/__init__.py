@@ -1,0 +1,28 @@
+"""Run folders: what commands write, as typed and versioned records."""
+
+from safety_neurons.runs.folder import DAMAGED, TABLE, RunFolder, Stage
+from safety_neurons.runs.manifest import Manifest
+from safety_neurons.runs.models import reload_pair, require_same_models
+from safety_neurons.runs.reading import read_samples, read_summary
+from safety_neurons.runs.samples import COMPLETIONS, SAMPLES, CompletionRow, SampleAnswer, SampleRow
+from safety_neurons.runs.summary import SUMMARY, CurvePoint, Summary
+
+__all__ = [
+    "COMPLETIONS",
+    "DAMAGED",
+    "SAMPLES",
+    "SUMMARY",
+    "TABLE",
+    "CompletionRow",
+    "CurvePoint",
+    "Manifest",
+    "RunFolder",
+    "SampleAnswer",
+    "SampleRow",
+    "Stage",
+    "Summary",
+    "read_samples",
+    "read_summary",
+    "reload_pair",
+    "require_same_models",
+]

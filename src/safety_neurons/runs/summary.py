@@ -1,0 +1,265 @@
+"""The summary of a validation: every figure that it makes, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import Field, computed_field, field_validator
+
+from safety_neurons.runs.record import Record
+from safety_neurons.statistics import Interval, Rate, mean_or_none
+
+SUMMARY = "summary.json"
+N90_EFFECT = 0.9
+RATES = ("refusal_rate", "over_refusal_rate", "borderline_refusal_rate")
+SETTINGS = ("unaligned", "aligned", "patched", "random")
+
+
+class _Bounded(Record):
+    """A figure with its 95 % interval, None where there is none."""
+
+    ci_low: float | None
+    ci_high: float | None
+
+    @property
+    def interval(self) -> Interval | None:
+        if self.ci_low is None or self.ci_high is None:
+            return None
+        return Interval(self.ci_low, self.ci_high)
+
+
+class RateRecord(_Bounded):
+    """A rate; see `statistics.Rate`."""
+
+    value: float | None
+    n: int
+    unscored: int
+    bound_high: float | None
+
+    @classmethod
+    def of(cls, rate: Rate) -> RateRecord:
+        """The record of a rate."""
+        return cls(
+            value=rate.value,
+            n=rate.n,
+            unscored=rate.unscored,
+            ci_low=rate.ci_low,
+            ci_high=rate.ci_high,
+            bound_high=rate.bound_high,
+        )
+
+
+class SideRates(Record):
+    """One model's refusals of each kind of test prompts.
+
+    Args:
+        details: the three rates with their intervals, by the names in RATES.
+        unfinished_reasoning: answers to all of them that ended inside their reasoning.
+    """
+
+    refusal_rate: float | None
+    over_refusal_rate: float | None
+    borderline_refusal_rate: float | None
+    details: dict[str, RateRecord]
+    unfinished_reasoning: int | None = None
+
+    @field_validator("details")
+    @classmethod
+    def _have_all(cls, details: dict[str, RateRecord]) -> dict[str, RateRecord]:
+        if missing := [name for name in RATES if name not in details]:
+            raise ValueError(f"{', '.join(missing)} missing")
+        return details
+
+    @classmethod
+    def of(cls, rates: dict[str, Rate], unfinished: int) -> SideRates:
+        """The record of a rate for each of RATES."""
+        return cls(
+            refusal_rate=rates["refusal_rate"].value,
+            over_refusal_rate=rates["over_refusal_rate"].value,
+            borderline_refusal_rate=rates["borderline_refusal_rate"].value,
+            details={name: RateRecord.of(rate) for name, rate in rates.items()},
+            unfinished_reasoning=unfinished,
+        )
+
+
+class CurvePoint(_Bounded):
+    """The causal effect of patching one set of units, beside its random controls.
+
+    Args:
+        ranking, share, k: which set.
+        split: `select` or `test`.
+        n, unscored: patched answers, and how many of them have no verdict.
+        causal_effect: sufficiency (or necessity), None where it cannot be told.
+        ci_low, ci_high: 95 % bootstrap bounds over prompts.
+        refusal_rate: of the patched answers.
+        controls: effects of the matched random sets; fewer where no such set exists.
+    """
+
+    ranking: str
+    split: str
+    share: float
+    k: int
+    n: int
+    unscored: int
+    causal_effect: float | None
+    refusal_rate: float | None
+    controls: tuple[float | None, ...] = ()
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def control_mean(self) -> float | None:
+        """The mean effect of the random sets, None without any, or where one has none."""
+        return mean_or_none(self.controls)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def control_max(self) -> float | None:
+        """The highest effect of a random set, None as for the mean."""
+        known = [effect for effect in self.controls if effect is not None]
+        return max(known) if known and len(known) == len(self.controls) else None
+
+    def __str__(self) -> str:
+        def shown(value: float | None) -> str:
+            return "cannot be told" if value is None else f"{value:.2f}"
+
+        beside = f", random sets {shown(self.control_mean)}" if self.controls else ""
+        return (
+            f"{self.split} {self.ranking} {self.share:.1%} ({self.k:,} units): effect "
+            f"{shown(self.causal_effect)}{beside}"
+        )
+
+
+class DosePoint(CurvePoint):
+    """A point whose patch went only `strength` of the way to the donor's values."""
+
+    strength: float
+
+
+class Chosen(Record):
+    """The set that was chosen on the select split."""
+
+    ranking: str
+    share: float
+    k: int
+    on: str = "select"
+
+
+class CategoryEffect(_Bounded):
+    """Refusals, and the chosen set's effect, on one category of the test prompts."""
+
+    category: str
+    n: int
+    unaligned_refusal_rate: float | None
+    aligned_refusal_rate: float | None
+    patched_refusal_rate: float | None
+    causal_effect: float | None
+
+
+class Harmless(Record):
+    """What one setting does to harmless prompts.
+
+    Args:
+        perplexity: of the unaligned model's own answers.
+    """
+
+    refusal_rate: RateRecord
+    perplexity: float | None
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Where a curve reaches an effect of 0.9.
+
+    Args:
+        n90: the smallest tested share with that effect there and at every larger one.
+        first_crossing: the smallest tested share with that effect at all.
+    """
+
+    n90: float | None
+    first_crossing: float | None
+
+
+def threshold(points: Sequence[CurvePoint], ceiling: float | None) -> Threshold:
+    """N90 of one ranking's curve on one split.
+
+    Returns:
+        Both shares, None if the ceiling is below 0.9.
+    """
+    if ceiling is None or ceiling < N90_EFFECT:
+        return Threshold(None, None)
+    n90 = first = None
+    holds = True
+    for point in sorted(points, key=lambda p: p.share, reverse=True):
+        reached = point.causal_effect is not None and point.causal_effect >= N90_EFFECT
+        holds = holds and reached
+        first = point.share if reached else first
+        n90 = point.share if holds else n90
+    return Threshold(n90, first)
+
+
+class Summary(Record):
+    """What `summary.json` holds.
+
+    Args:
+        units: how many were ranked.
+        ceiling: the effect of all of them on the test split.
+        curve: points of every ranking and share, both splits.
+        n90, first_crossing: by ranking, on the test split.
+        necessity: of the chosen set.
+        dose: of the chosen set, by how far it was moved to the donor's values; may be empty.
+        by_category: of the chosen set; empty where prompts have no categories.
+        harmless: by setting; `random` is missing where no such set exists.
+        seconds: by stage.
+    """
+
+    unaligned: SideRates
+    aligned: SideRates
+    chosen: Chosen
+    ceiling: float | None
+    curve: list[CurvePoint]
+    n90: dict[str, float | None]
+    first_crossing: dict[str, float | None]
+    necessity: CurvePoint | None = None
+    dose: list[DosePoint] = Field(default_factory=list)
+    by_category: list[CategoryEffect] = Field(default_factory=list)
+    harmless: dict[str, Harmless]
+    judge: str
+    units: int = Field(alias="neurons")
+    seconds: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def rankings(self) -> list[str]:
+        """Names, the primary one first."""
+        return list(dict.fromkeys(point.ranking for point in self.curve))
+
+    @property
+    def thresholds(self) -> dict[str, Threshold]:
+        """By ranking, on the test split."""
+        return {
+            name: Threshold(n90, self.first_crossing.get(name)) for name, n90 in self.n90.items()
+        }
+
+    @property
+    def claim(self) -> CurvePoint | None:
+        """The chosen set on the test split: what a report's conclusion is about."""
+        return next((p for p in self.on("test") if self.is_chosen(p)), None)
+
+    def is_chosen(self, point: CurvePoint) -> bool:
+        """Whether a point is of the chosen set."""
+        return (point.ranking, point.share) == (self.chosen.ranking, self.chosen.share)
+
+    def on(self, split: str) -> list[CurvePoint]:
+        """The points of one split."""
+        return [point for point in self.curve if point.split == split]
+
+    def curve_of(self, ranking: str, split: str) -> list[CurvePoint]:
+        """One ranking's points, the smallest share first."""
+        found = [point for point in self.on(split) if point.ranking == ranking]
+        return sorted(found, key=lambda point: point.share)
+
+    def reached_on_select(self) -> bool:
+        """Whether the chosen ranking has an N90 where it was chosen."""
+        points = self.curve_of(self.chosen.ranking, "select")
+        n90 = threshold(points, points[-1].causal_effect if points else None).n90
+        return n90 is not None and n90 < 1

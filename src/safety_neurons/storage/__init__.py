@@ -1,0 +1,28 @@
+"""What is kept on disk: whole files, digests of content, resumable rows, data files."""
+
+from safety_neurons.storage.digests import cache_folder, digest, digests_of, sha256_of
+from safety_neurons.storage.files import (
+    remove,
+    require_place,
+    write_json,
+    write_jsonl,
+    write_text,
+    write_whole,
+)
+from safety_neurons.storage.rowlog import RowLog
+from safety_neurons.storage.rows import read_rows
+
+__all__ = [
+    "RowLog",
+    "cache_folder",
+    "digest",
+    "digests_of",
+    "read_rows",
+    "remove",
+    "require_place",
+    "sha256_of",
+    "write_json",
+    "write_jsonl",
+    "write_text",
+    "write_whole",
+]

@@ -1,0 +1,1 @@
+"""The verbs: find, validate, generate, judge, align."""

@@ -1,0 +1,242 @@
+"""Make an aligned sibling by preference training: an (IA)³ adapter, or a LoRA to compare with.
+
+Loss: direct preference optimisation (Rafailov et al. 2023) plus the likelihood of the
+chosen answer (Pang et al. 2024), so that refusals are written fluently and own answers
+stay as they were. The (IA)³ adapter has one scale a neuron; the LoRA changes all attention and MLP
+projections, so that the models differ in more than the neurons. No penalty, pruning or
+choice favours few neurons: that would make the finding true by construction.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from peft import IA3Config, LoraConfig, PeftConfig, get_peft_model
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from safety_neurons.engine import ALONE
+from safety_neurons.errors import UserError
+from safety_neurons.inference import Decoding
+from safety_neurons.inference.likelihood import log_likelihoods
+from safety_neurons.models import LoadedModel
+from safety_neurons.progress import Progress, Silent
+from safety_neurons.prompts import Kind, Split, builtin
+from safety_neurons.storage import require_place
+from safety_neurons.studies.alignment.preferences import (
+    Preference,
+    keep_answers,
+    own_answers,
+    refuse_harmful,
+)
+from safety_neurons.studies.alignment.recipe import AdapterKind, AlignRecipe
+from safety_neurons.units import SiteKind
+
+
+def align(
+    model: LoadedModel,
+    out: Path,
+    recipe: AlignRecipe | None = None,
+    *,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Train an adapter of `model` and write it to the folder `out`.
+
+    Args:
+        limit: at most so many training prompts of each kind.
+
+    Returns:
+        The folder `out`: beside the adapter it has `recipe.json` and `log.jsonl` (one row a step).
+
+    Raises:
+        UserError: if `out` exists, the model has an adapter already, or refuses every harmful
+            request already.
+    """
+    recipe = recipe or AlignRecipe()
+    progress = progress or Silent()
+    if out.exists():
+        raise UserError(f"'{out}' exists already; choose another --out or remove it.")
+    if model.hooked.adapter is not None:
+        raise UserError(
+            f"Alignment starts from a whole model, but '{model.provenance['source']}' "
+            "has an adapter; merge it into a checkpoint first."
+        )
+    require_place(out, folder=True)
+    preferences = _preferences(model, recipe, limit, progress)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=out.name + ".", dir=out.parent))
+    try:
+        log = _train(model, preferences, recipe, draft, progress)
+        (draft / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+        (draft / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+        draft.chmod(0o755)
+        _move(draft, out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return out
+
+
+def _move(draft: Path, out: Path) -> None:
+    try:
+        draft.rename(out)
+    except OSError as error:
+        if not out.exists():
+            raise
+        raise UserError(
+            f"Another command made '{out}' meanwhile; choose another --out and run again."
+        ) from error
+
+
+def _preferences(
+    model: LoadedModel, recipe: AlignRecipe, limit: int | None, progress: Progress
+) -> list[Preference]:
+    rng = random.Random(recipe.seed)
+    preferences: list[Preference] = []
+    for kind in Kind:
+        prompts = builtin(kind, Split.TRAIN).limited(limit, seed=recipe.seed)
+        own = own_answers(model, prompts, Decoding(recipe.answer_tokens, 40), progress)
+        if kind is Kind.HARMFUL:
+            preferences += refuse_harmful(own, model, copies=recipe.refusals_per_prompt, rng=rng)
+        else:
+            preferences += keep_answers(own, model, copies=recipe.keeps_per_prompt, rng=rng)
+    if not preferences:
+        raise UserError(
+            "The model already refuses every harmful request; there is nothing to learn."
+        )
+    rng.shuffle(preferences)
+    return preferences
+
+
+def _train(
+    model: LoadedModel,
+    preferences: Sequence[Preference],
+    recipe: AlignRecipe,
+    folder: Path,
+    progress: Progress,
+) -> list[dict[str, float]]:
+    reference = _reference(model, preferences, recipe, progress)
+    adapted = get_peft_model(model.hooked.model, _config(model, recipe))
+    try:
+        log = _optimise(model, preferences, reference, recipe, progress)
+        if recipe.adapter is AdapterKind.LORA:
+            # Half the file. Scales of (IA)³ stay as they are: they are few and precious.
+            for weights in (p for p in adapted.parameters() if p.requires_grad):
+                weights.data = weights.data.half()
+        adapted.save_pretrained(str(folder), selected_adapters=["default"])
+    finally:
+        adapted.unload()
+    _forget_this_machine(folder, model)
+    return log
+
+
+def _config(model: LoadedModel, recipe: AlignRecipe) -> PeftConfig:
+    if recipe.adapter is AdapterKind.LORA:
+        return LoraConfig(
+            task_type="CAUSAL_LM",
+            target_modules="all-linear",
+            r=recipe.rank,
+            lora_alpha=2 * recipe.rank,
+        )
+    sites = [site for site in model.hooked.sites if site.key.site is SiteKind.MLP]
+    projections = sorted({site.name.rpartition(".")[2] for site in sites})
+    return IA3Config(
+        task_type="CAUSAL_LM", target_modules=projections, feedforward_modules=projections
+    )
+
+
+def _optimise(
+    model: LoadedModel,
+    preferences: Sequence[Preference],
+    reference: Float[Tensor, "preference 2"],
+    recipe: AlignRecipe,
+    progress: Progress,
+) -> list[dict[str, float]]:
+    """Train what of the model can be trained; returns a row of figures for each step."""
+    scales = [p for p in model.hooked.model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(scales, lr=recipe.learning_rate, weight_decay=0.0)
+    warm_up = max(recipe.steps // 10, 1)
+    order = _endless_order(len(preferences), recipe.seed)
+    log = []
+    for step in progress.track(range(recipe.steps), "Training"):
+        rate = recipe.learning_rate * min((step + 1) / warm_up, 1 - step / recipe.steps)
+        optimiser.param_groups[0]["lr"] = rate
+        batch = [next(order) for _ in range(recipe.batch_size)]
+        loss, figures = _loss(model, [preferences[i] for i in batch], reference[batch], recipe)
+        optimiser.zero_grad()
+        loss.backward()
+        length = torch.nn.utils.clip_grad_norm_(scales, 1.0)
+        if not (torch.isfinite(loss) and torch.isfinite(length)):
+            raise UserError(
+                f"The training left the finite numbers in step {step + 1} (loss {loss.item():g}); "
+                "give a smaller --learning-rate, or another --dtype."
+            )
+        optimiser.step()
+        log.append({"step": step + 1, "learning_rate": rate, **figures})
+    return log
+
+
+def _loss(
+    model: LoadedModel,
+    batch: Sequence[Preference],
+    reference: Float[Tensor, "batch 2"],
+    recipe: AlignRecipe,
+) -> tuple[Float[Tensor, ""], dict[str, float]]:
+    found, tokens = _log_likelihoods(model, batch)
+    gained = found - reference
+    margin = recipe.beta * (gained[:, 0] - gained[:, 1])
+    preference = -logsigmoid(margin).mean()
+    surprise = -found[:, 0].sum() / tokens[:, 0].sum()
+    figures = {
+        "preference_loss": preference,
+        "chosen_nats_per_token": surprise,
+        "margin": margin.mean(),
+        "accuracy": (margin > 0).float().mean(),
+    }
+    loss = preference + recipe.likelihood_weight * surprise
+    return loss, {name: round(value.item(), 4) for name, value in figures.items()}
+
+
+@torch.no_grad()
+def _reference(
+    model: LoadedModel, preferences: Sequence[Preference], recipe: AlignRecipe, progress: Progress
+) -> Float[Tensor, "preference 2"]:
+    """Log-likelihoods of chosen and rejected completions before training."""
+    found = torch.zeros(len(preferences), 2, device=model.device)
+    batches = Decoding(batch_size=2 * recipe.batch_size).batches(
+        [preference.prompt_ids for preference in preferences]
+    )
+    for batch in progress.track(batches, "Likelihoods before training"):
+        found[batch], _ = _log_likelihoods(model, [preferences[i] for i in batch])
+    return found
+
+
+def _log_likelihoods(model: LoadedModel, batch: Sequence[Preference]) -> tuple[Tensor, Tensor]:
+    return log_likelihoods(
+        model, ALONE, [p.prompt_ids for p in batch], [(p.chosen_ids, p.rejected_ids) for p in batch]
+    )
+
+
+def _endless_order(count: int, seed: int) -> Iterator[int]:
+    """All of `count` preferences in a random order, again and again."""
+    rng = random.Random(seed)
+    while True:
+        yield from rng.sample(range(count), count)
+
+
+def _forget_this_machine(folder: Path, model: LoadedModel) -> None:
+    """PEFT notes the folder that the base was loaded from; note its source instead."""
+    (folder / "README.md").unlink(missing_ok=True)
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text())
+    config["base_model_name_or_path"] = model.provenance["source"]
+    file.write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "adapter_model.safetensors").chmod(0o644)

@@ -1,0 +1,258 @@
+"""Find: rank every unit of a pair by what it has to do with refusing.
+
+1. The models answer the prompts: whichever the rankings need.
+2. Both models' activations on prompt + completion are contrasted, for the means.
+3. Every ranking sums what it needs, batch by batch, and scores all units.
+4. The rankings, with the mean activations of both sides, go to the run folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from safety_neurons.engine import Side
+from safety_neurons.environment import versions
+from safety_neurons.errors import UserError, reading
+from safety_neurons.inference import Decoding, encode_prompts
+from safety_neurons.methods import CHANGE_SCORE, RankingMethod, accumulate
+from safety_neurons.models import ModelPair
+from safety_neurons.progress import Progress, Silent
+from safety_neurons.prompts import ChatFormat, Kind, PromptSet, Split, builtin
+from safety_neurons.registry import RANKINGS
+from safety_neurons.runs import (
+    COMPLETIONS,
+    DAMAGED,
+    TABLE,
+    RunFolder,
+    Stage,
+    require_same_models,
+)
+from safety_neurons.runs.manifest import (
+    BlockRecord,
+    ChatRecord,
+    LoadingRecord,
+    ModelRecord,
+    UnitsRecord,
+)
+from safety_neurons.storage import digest, write_whole
+from safety_neurons.studies.finding.completions import Completions, complete
+from safety_neurons.units import Ranking, SiteKind, UnitSpace, write_table
+
+
+@dataclass(frozen=True)
+class FindOptions:
+    """What decides a ranking, beside the models and the prompts."""
+
+    rankings: tuple[str, ...] = ("attribution", "change-score")
+    """Names of `registry.RANKINGS`; the first is the primary one."""
+    sites: tuple[SiteKind, ...] = (SiteKind.MLP,)
+    """Whose units are ranked."""
+    contrast_on: Side = Side.UNALIGNED
+    """Whose completions the activations are contrasted on."""
+    decoding: Decoding = field(default_factory=Decoding)
+    system: str | None = None
+    """A system prompt; None leaves it to the chat template."""
+    template_args: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Further arguments of the chat template, such as `enable_thinking`."""
+
+    def __post_init__(self) -> None:
+        _ = self.chat  # which refuses what no template takes
+        if not self.rankings or len(set(self.rankings)) != len(self.rankings):
+            raise UserError("Give each ranking once, and at least one.")
+        if not self.sites or len(set(self.sites)) != len(self.sites):
+            raise UserError("Give each kind of site once, and at least one.")
+        _ = self.methods  # which refuses names of no ranking
+
+    @property
+    def chat(self) -> ChatFormat:
+        """How the prompts are rendered."""
+        return ChatFormat(self.system, self.template_args)
+
+    @property
+    def methods(self) -> dict[str, RankingMethod]:
+        """The rankings by name."""
+        return {name: RANKINGS.get(name) for name in self.rankings}
+
+    @property
+    def answering(self) -> list[Side]:
+        """Which models must answer."""
+        needed = {method.completions_of(self.contrast_on) for method in self.methods.values()}
+        return [side for side in Side if side in needed | {self.contrast_on}]
+
+
+def find(
+    pair: ModelPair,
+    out: str | Path,
+    prompts: PromptSet | None = None,
+    options: FindOptions | None = None,
+    *,
+    progress: Progress | None = None,
+) -> RunFolder:
+    """Rank the units of `pair` and write them to the run folder `out`.
+
+    Args:
+        prompts: harmful requests; by default the built-in split `find`.
+
+    Returns:
+        The run, its stage `find` complete.
+
+    Raises:
+        UserError: if `out` holds a run with other models, prompts or options, or a prompt cannot
+            be given to the models.
+    """
+    prompts = prompts or builtin(Kind.HARMFUL, Split.FIND)
+    options = options or FindOptions()
+    progress = progress or Silent()
+    chat = options.chat
+    config = _config(pair, prompts, options)
+    # What the models cannot be given, or do not have, must not leave a run behind.
+    encode_prompts(pair, prompts, options.decoding, chat)
+    space = pair.space(*options.sites)
+    run = RunFolder.begin(out)
+    with run.writing():
+        if run.is_complete("find"):
+            require_same_models(run, pair)
+        _refuse_other_run(run, config)
+        # The same models may lie in another place now.
+        run.record(
+            models={s: ModelRecord.model_validate(m) for s, m in pair.provenance.items()},
+            loading=LoadingRecord.model_validate(pair.loading),
+        )
+        if not run.is_whole("find"):
+            _find(pair, run, prompts, space, options, config, chat, progress)
+    return run
+
+
+def _find(
+    pair: ModelPair,
+    run: RunFolder,
+    prompts: PromptSet,
+    space: UnitSpace,
+    options: FindOptions,
+    config: dict[str, Any],
+    chat: ChatFormat,
+    progress: Progress,
+) -> None:
+    for note in pair.notes:
+        progress.note(note)
+    results, read_by = [TABLE, COMPLETIONS], ["validate", "report"]
+    with run.stage("find", config, results, read_by=read_by) as stage:
+        run.record(
+            shared_weights=pair.shared,
+            notes=list(pair.notes),
+            chat=ChatRecord.model_validate(chat.describe(pair.tokenizer)),
+            units=_described(pair, space),
+        )
+        completions = complete(
+            pair, prompts, options.answering, options.decoding, chat, run, stage, progress
+        )
+        _rank(pair, completions, space, options, run, stage, progress)
+
+
+def _described(pair: ModelPair, space: UnitSpace) -> UnitsRecord:
+    modules = pair.modules(space)
+    return UnitsRecord(
+        total=space.total,
+        widths=list(space.widths),
+        site="; ".join(kind.described for kind in space.kinds),
+        contrasted="last prompt token to the token before the last completion token",
+        patched="every position of the prompt and each new one",
+        blocks=[
+            BlockRecord(
+                layer=block.key.layer,
+                site=block.key.site,
+                width=block.width,
+                module=modules[block.key],
+            )
+            for block in space.blocks
+        ],
+    )
+
+
+def _config(pair: ModelPair, prompts: PromptSet, options: FindOptions) -> dict[str, Any]:
+    return {
+        **asdict(options),
+        "rankings": list(options.rankings),
+        "sites": [str(kind) for kind in options.sites],
+        "contrast_on": str(options.contrast_on),
+        "dtype": str(pair.dtype).removeprefix("torch."),
+        "device": pair.device.type,
+        "prompts": {"name": prompts.name, "n": len(prompts), "sha256": prompts.digest},
+        "models": {side: digest(entry["files"]) for side, entry in pair.provenance.items()},
+        "template_from": pair.loading["template_from"],
+    }
+
+
+def _refuse_other_run(run: RunFolder, config: dict[str, Any]) -> None:
+    earlier = run.config("find")
+    with reading(run.manifest_file, remedy=DAMAGED):
+        wanted, held = _deciding(config), _deciding(earlier)
+    # By their digests: Python takes 0 and False for the same.
+    differing = [k for k in wanted if earlier and digest(held.get(k)) != digest(wanted[k])]
+    if not differing:
+        return
+    raise UserError(
+        f"'{run.path}' holds a run with other {', '.join(differing)} (such as "
+        f"{held.get(differing[0])} where {wanted[differing[0]]} is wanted now); choose "
+        "another --out, or remove the folder."
+    )
+
+
+def _deciding(config: dict[str, Any]) -> dict[str, Any]:
+    """`config` without what decides nothing: where prompts lie, how many run together."""
+    if not config:
+        return config
+    return {
+        "sites": [str(SiteKind.MLP)],  # before format 3 there were no others
+        **config,
+        "prompts": {**config["prompts"], "name": None},
+        "decoding": {**config["decoding"], "batch_size": None},
+    }
+
+
+def _rank(
+    pair: ModelPair,
+    completions: Completions,
+    space: UnitSpace,
+    options: FindOptions,
+    run: RunFolder,
+    stage: Stage,
+    progress: Progress,
+) -> None:
+    def summed(name: str, method: RankingMethod) -> Any:
+        """The method's sums over all batches, kept in the run's state on the way."""
+        most = max(int(options.decoding.batch_size * method.batch_share), 1)
+        return accumulate(
+            method.zero(space),
+            completions.batches(
+                method.completions_of(options.contrast_on),
+                replace(options.decoding, batch_size=most),
+            ),
+            lambda prompts, texts: method.measure(pair, prompts, texts, space),
+            run.state(f"{name}.safetensors"),
+            progress,
+            method.label,
+            decided_by=(
+                method.version,
+                repr(space.blocks),
+                pair.identity,
+                str(pair.dtype),
+                pair.device.type,
+                versions(),
+            ),
+        )
+
+    # The means are of the contrasted completions, whatever else ranks.
+    contrasted = summed("change-score", CHANGE_SCORE)
+    scores = {
+        name: method.scores(contrasted if method is CHANGE_SCORE else summed(name, method))
+        for name, method in options.methods.items()
+    }
+    rankings = {name: Ranking(name, of_units, space) for name, of_units in scores.items()}
+    means = {
+        "mean_aligned": contrasted.mean_aligned,
+        "mean_unaligned": contrasted.mean_unaligned,
+    }
+    write_whole(stage.file(TABLE), lambda draft: write_table(draft, rankings, means))

@@ -1,0 +1,6 @@
+"""Validate: causal effects of patching, controls, curves, N90."""
+
+from safety_neurons.studies.validation.options import TestPrompts, ValidateOptions
+from safety_neurons.studies.validation.run import validate
+
+__all__ = ["TestPrompts", "ValidateOptions", "validate"]

@@ -1,0 +1,112 @@
+"""Answers and verdicts under one setting after another, each made once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safety_neurons.inference import Decoding, Setting, answer, encode_prompts, kept_key, texts_of
+from safety_neurons.judges import Judge, Verdict, unfinished, verdicts_on
+from safety_neurons.models import ModelPair
+from safety_neurons.progress import Progress
+from safety_neurons.prompts import ChatFormat, PromptSet
+from safety_neurons.runs import RunFolder
+from safety_neurons.statistics import Rate, rate
+from safety_neurons.storage import digest
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Answers to a prompt set, with a verdict each."""
+
+    responses: list[str]
+    verdicts: list[Verdict]
+
+    @property
+    def refusals(self) -> list[float]:
+        """The safety metric: 1 for a refusal, else 0 (unscored answers count as 0)."""
+        return [float(verdict is Verdict.REFUSAL) for verdict in self.verdicts]
+
+    @property
+    def unscored(self) -> int:
+        return self.verdicts.count(Verdict.UNSCORED)
+
+    @property
+    def unfinished(self) -> int:
+        """How many answers ended inside their reasoning; they are unscored."""
+        return unfinished(self.responses)
+
+    @property
+    def refusal_rate(self) -> Rate:
+        hits = self.verdicts.count(Verdict.REFUSAL)
+        return rate(hits, len(self.verdicts), self.unscored)
+
+
+class Evaluator:
+    """Lets a pair answer prompt sets under settings, and judges the answers.
+
+    Finished batches are kept in the run folder under a name made of everything that
+    decides them, so that a stopped or repeated validation only makes what is missing.
+    """
+
+    def __init__(
+        self,
+        pair: ModelPair,
+        judge: Judge,
+        decoding: Decoding,
+        chat: ChatFormat,
+        run: RunFolder,
+        progress: Progress,
+    ) -> None:
+        self.pair = pair
+        self.judge = judge
+        self.decoding = decoding
+        self.run = run
+        self.progress = progress
+        self._chat = chat
+        self._encoded: dict[str, list[list[int]]] = {}
+        self._judged: dict[str, Judged] = {}
+
+    def encoded(self, prompts: PromptSet) -> list[list[int]]:
+        """Token ids of a prompt set."""
+        if prompts.digest not in self._encoded:
+            self._encoded[prompts.digest] = encode_prompts(
+                self.pair, prompts, self.decoding, self._chat
+            )
+        return self._encoded[prompts.digest]
+
+    def completions(self, prompts: PromptSet, setting: Setting, label: str) -> list[list[int]]:
+        """Token ids of the answers to `prompts` under `setting`."""
+        return self.prepare(prompts, [setting], label)[0]
+
+    def prepare(
+        self, prompts: PromptSet, settings: Sequence[Setting], label: str
+    ) -> list[list[list[int]]]:
+        """Answers to `prompts` under each of `settings`, which is faster than one by one."""
+        distinct = {setting.key: setting for setting in settings}
+        answers = answer(
+            self.pair,
+            self.encoded(prompts),
+            list(distinct.values()),
+            self.decoding,
+            logs=[self._log(prompts, setting) for setting in distinct.values()],
+            progress=self.progress,
+            label=label,
+        )
+        by_key = dict(zip(distinct, answers, strict=True))
+        return [by_key[setting.key] for setting in settings]
+
+    def judged(self, prompts: PromptSet, setting: Setting, label: str) -> Judged:
+        """Answers to `prompts` under `setting`, with verdicts."""
+        key = digest(prompts.digest, setting.key)
+        if key not in self._judged:
+            completions = self.completions(prompts, setting, label)
+            responses = texts_of(self.pair, completions, self._chat)
+            verdicts = verdicts_on(self.judge, prompts.texts, responses)
+            self._judged[key] = Judged(responses, verdicts)
+        return self._judged[key]
+
+    def _log(self, prompts: PromptSet, setting: Setting) -> Path:
+        key = kept_key(self.pair, self.encoded(prompts), setting, self.decoding)
+        return self.run.state(f"answers/{key}.jsonl")

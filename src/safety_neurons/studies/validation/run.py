@@ -1,0 +1,131 @@
+"""Validate: prove by patching that a few neurons carry the refusals.
+
+1. Both models answer the harmful prompts (select and test), the harmless and the
+   borderline ones.
+2. On select: the effect of every share of every ranking; the set is chosen there.
+3. On test: the same curves with matched random sets, the ceiling (share 1), N90.
+4. On test, for the chosen set: necessity, and what the patch does to harmless prompts.
+5. Write summary.json and samples.jsonl.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from safety_neurons.inference import ALIGNED, UNALIGNED
+from safety_neurons.judges import Judge
+from safety_neurons.models import ModelPair
+from safety_neurons.progress import Progress, Silent
+from safety_neurons.prompts import ChatFormat, PromptSet, load_prompts, refuse_overlap
+from safety_neurons.registry import JUDGES
+from safety_neurons.runs import (
+    COMPLETIONS,
+    SAMPLES,
+    SUMMARY,
+    TABLE,
+    RunFolder,
+    Summary,
+    require_same_models,
+)
+from safety_neurons.runs.summary import Chosen, threshold
+from safety_neurons.storage import write_json, write_jsonl
+from safety_neurons.studies.validation import measurements as measured
+from safety_neurons.studies.validation.curve import choose
+from safety_neurons.studies.validation.evaluator import Evaluator
+from safety_neurons.studies.validation.measurements import ChosenSet, ceiling_of, curves
+from safety_neurons.studies.validation.options import TestPrompts, ValidateOptions
+from safety_neurons.units import Ranking, read_table
+
+
+def validate(
+    run: RunFolder,
+    pair: ModelPair,
+    prompts: TestPrompts | None = None,
+    options: ValidateOptions | None = None,
+    *,
+    judge: Judge | str = "refusal-rules",
+    progress: Progress | None = None,
+) -> Summary:
+    """Measure the run's rankings on `pair` and write its summary.
+
+    Args:
+        judge: one of its own, or the name of a registered one.
+
+    Returns:
+        What `summary.json` holds.
+
+    Raises:
+        UserError: if the run has no complete `find`, was made with other models, or was
+            found on prompts that are tested now.
+    """
+    run.require("find")
+    prompts = prompts or TestPrompts.builtin()
+    options = options or ValidateOptions()
+    progress = progress or Silent()
+    judge = JUDGES.get(judge) if isinstance(judge, str) else judge
+    require_same_models(run, pair)
+    for note in pair.notes:
+        progress.note(note)
+    _refuse_seen(run, prompts)
+    rankings = read_table(run.result("find", TABLE))
+    config = {
+        **asdict(options),
+        "prompts": prompts.describe(),
+        "dtype": str(pair.dtype).removeprefix("torch."),
+        "judge": judge.name,
+    }
+    with run.stage("validate", config, [SUMMARY, SAMPLES], read_by=["report"]) as stage:
+        chat = ChatFormat.of_config(run.config("find"))
+        evaluator = Evaluator(pair, judge, options.decoding, chat, run, progress)
+        summary, chosen = _measured(evaluator, prompts, options, rankings)
+        rows = measured.samples(evaluator, prompts, chosen)
+        write_jsonl(stage.file(SAMPLES), (row.written() for row in rows))
+        found_in = run.manifest.stages["find"].seconds
+        seconds = {"find": found_in, "validate": stage.elapsed()}
+        summary = summary.model_copy(update={"seconds": seconds})
+        write_json(stage.file(SUMMARY), summary.written())
+    return summary
+
+
+def _measured(
+    evaluator: Evaluator,
+    prompts: TestPrompts,
+    options: ValidateOptions,
+    rankings: Mapping[str, Ranking],
+) -> tuple[Summary, ChosenSet]:
+    select = curves(evaluator, prompts.select, rankings, options, split="select", controls=0)
+    best = choose(select, ceiling_of(select))
+    test = curves(
+        evaluator, prompts.test, rankings, options, split="test", controls=options.controls
+    )
+    ceiling = ceiling_of(test)
+    reached = {
+        name: threshold([p for p in test if p.ranking == name], ceiling) for name in rankings
+    }
+    chosen = ChosenSet.of(best, rankings, options)
+    seed = options.seed
+    summary = Summary(
+        unaligned=measured.side_rates(evaluator, prompts, UNALIGNED),
+        aligned=measured.side_rates(evaluator, prompts, ALIGNED),
+        chosen=Chosen(ranking=best.ranking, share=best.share, k=best.k),
+        ceiling=ceiling,
+        curve=[*select, *test],
+        n90={name: t.n90 for name, t in reached.items()},
+        first_crossing={name: t.first_crossing for name, t in reached.items()},
+        necessity=measured.necessity(evaluator, prompts.test, chosen, seed=seed),
+        dose=measured.dose(evaluator, prompts.test, chosen, options),
+        by_category=list(measured.category_effects(evaluator, prompts.test, chosen, seed=seed)),
+        harmless=measured.harmless(evaluator, prompts.harmless, chosen),
+        judge=evaluator.judge.name,
+        units=chosen.target.units.space.total,
+    )
+    return summary, chosen
+
+
+def _refuse_seen(run: RunFolder, prompts: TestPrompts) -> None:
+    found_on = load_prompts(run.result("find", COMPLETIONS))
+    found_on = PromptSet(run.config("find")["prompts"]["name"], found_on.prompts)
+    for tested in (prompts.select, prompts.test):
+        refuse_overlap(found_on, tested)
+    refuse_overlap(prompts.select, prompts.test)
