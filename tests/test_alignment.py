@@ -12,24 +12,31 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from safety_neurons.engine import Side
 from safety_neurons.errors import UserError
-from safety_neurons.inference import Decoding
+from safety_neurons.inference import Decoding, Setting, perplexities
+from safety_neurons.interventions import Patch
 from safety_neurons.judges import RefusalJudge, Verdict
 from safety_neurons.models import LoadedModel, ModelPair, embedded
 from safety_neurons.progress import Silent
 from safety_neurons.prompts import Kind, Split, builtin
 from safety_neurons.studies.alignment import (
-    RECIPES,
     AdapterKind,
     AlignRecipe,
+    Modules,
     align,
     evaluate,
+    recipe_for,
+    state,
     train,
 )
 from safety_neurons.studies.alignment.preferences import keep_answers, own_answers, refuse_harmful
 from safety_neurons.studies.alignment.refusals import OPENINGS, compose
+from safety_neurons.units import UnitSet
+from tests.commands import Interrupting
 from tests.tiny import EOS, LAYERS, load, tokenizer
 
+IA3 = recipe_for(AdapterKind.IA3)
 CATEGORIES = sorted({p.category for p in builtin(Kind.HARMFUL, Split.TRAIN)})
 
 
@@ -66,7 +73,7 @@ def test_preferences_prefer_refusing_harm_and_keeping_own_answers(zoo):
 def test_align_writes_an_adapter_that_a_pair_can_use(zoo, tmp_path):
     source = zoo.source("llama", None)
     fresh = loaded(source)
-    recipe = AlignRecipe(steps=2, batch_size=2, answer_tokens=4, learning_rate=0.1)
+    recipe = replace(IA3, steps=2, batch_size=2, answer_tokens=4, learning_rate=0.1)
     folder = align(fresh, tmp_path / "adapter", recipe, limit=2)
     scales = load_file(folder / "adapter_model.safetensors")
     assert len(scales) == LAYERS
@@ -87,22 +94,32 @@ def test_align_writes_an_adapter_that_a_pair_can_use(zoo, tmp_path):
         align(fresh, folder, recipe)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_a_lora_on_all_projections_in_half_the_bytes(zoo, tmp_path, architecture):
+@pytest.mark.parametrize(
+    ("architecture", "modules", "changed"),
+    [
+        (
+            "llama",
+            Modules.ALL,
+            {*(f"{x}_proj" for x in "qkvo"), "gate_proj", "up_proj", "down_proj"},
+        ),
+        ("llama", Modules.MLP_IN, {"gate_proj", "up_proj"}),
+        ("gpt2", Modules.ALL, {"c_attn", "c_proj", "c_fc"}),
+        ("gpt2", Modules.MLP_IN, {"c_fc"}),
+        ("gpt_neox", Modules.MLP_IN, {"dense_h_to_4h"}),
+    ],
+)
+def test_a_lora_changes_the_modules_that_were_asked_for(
+    zoo, tmp_path, architecture, modules, changed
+):
     source = zoo.source(architecture, None)
     model = loaded(source)
-    recipe = replace(RECIPES[AdapterKind.LORA], steps=2, batch_size=2, answer_tokens=4, rank=2)
+    recipe = replace(
+        recipe_for(AdapterKind.LORA, modules), steps=2, batch_size=2, answer_tokens=4, rank=2
+    )
     folder = align(model, tmp_path / "adapter", recipe, limit=2)
     weights = load_file(folder / "adapter_model.safetensors")
-    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
-    named = {name.rpartition(".lora_")[0].rpartition(".")[2] for name in weights}
-    assert (
-        named
-        == {
-            "llama": {*(f"{x}_proj" for x in "qkvo"), "gate_proj", "up_proj", "down_proj"},
-            "gpt2": {"c_attn", "c_proj", "c_fc"},
-        }[architecture]
-    )
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}  # half the bytes
+    assert {name.rpartition(".lora_")[0].rpartition(".")[2] for name in weights} == changed
     left = model.hooked.model
     read = torch.tensor([[1, 9, 8]])
     bare, moved = load(source)(read).logits, load(source, folder)(read).logits
@@ -111,11 +128,104 @@ def test_a_lora_on_all_projections_in_half_the_bytes(zoo, tmp_path, architecture
     assert ModelPair.load(f"{source}+{folder}", source, dtype=torch.float32, device="cpu").shared
 
 
+def test_all_neurons_of_a_lora_that_computes_neurons_are_all_of_it(zoo, tmp_path):
+    """So the ceiling is 1 by construction: patched at all neurons, one model is the other."""
+    source = zoo.source("llama", None)
+    recipe = AlignRecipe(steps=3, batch_size=2, answer_tokens=4, rank=2, learning_rate=0.05)
+    folder = align(loaded(source), tmp_path / "adapter", recipe, limit=2)
+    pair = ModelPair.load(f"{source}+{folder}", source, dtype=torch.float64, device="cpu")
+    prompts = [[1, 9, 8, 7], [1, 5, 4]]
+    every = UnitSet.of(torch.arange(pair.space().total), pair.space())
+    patched = Setting(Side.UNALIGNED, (Patch(every),))
+    settings = [Setting(Side.ALIGNED), Setting(Side.UNALIGNED), patched]
+    texts = [[5, 6, 7], [9, 9]]
+    aligned, unaligned, moved = perplexities(
+        pair, prompts, texts, dict(enumerate(settings)), Decoding()
+    ).values()
+    assert moved == pytest.approx(aligned, rel=1e-9)
+    assert unaligned != pytest.approx(aligned, rel=1e-6)
+
+
+@pytest.mark.parametrize("adapter", AdapterKind)
+@pytest.mark.parametrize("at", ["Own (builtin/harmless", "Likelihoods", "Training"])
+def test_a_stopped_training_goes_on_and_gives_the_same_adapter(
+    zoo, tmp_path, monkeypatch, adapter, at
+):
+    monkeypatch.setattr(state, "SAVE_EVERY", 0)
+    source = zoo.source("llama", None)
+    recipe = replace(recipe_for(adapter), steps=6, batch_size=2, answer_tokens=4)
+    whole = align(loaded(source), tmp_path / "whole", recipe, limit=4)
+    out = tmp_path / "stopped"
+    model = loaded(source)
+    with pytest.raises(KeyboardInterrupt):
+        align(model, out, recipe, limit=4, progress=Interrupting(at, int(not at.startswith("Own"))))
+    assert not out.exists()
+    heard = Listening()
+    align(model, out, recipe, limit=4, progress=heard)
+    if at == "Training":
+        assert heard.done["Training"] == 1
+        assert heard.done["Likelihoods before training"] > 0
+    for name in ("adapter_model.safetensors", "log.jsonl", "recipe.json", "adapter_config.json"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["stopped", "whole"]
+
+
+class Listening(Silent):
+    """Remembers how far each loop was when it began."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, int] = {}
+
+    def track(self, items, label, *, done=0):
+        self.done[label] = done
+        return iter(items)
+
+
+@pytest.mark.parametrize("damage", ["cut", "other", "changed"])
+def test_a_checkpoint_that_is_damaged_or_of_another_training_is_not_used(
+    zoo, tmp_path, monkeypatch, damage
+):
+    monkeypatch.setattr(state, "SAVE_EVERY", 0)
+    source = zoo.source("llama", None)
+    recipe = AlignRecipe(steps=4, batch_size=2, answer_tokens=4, rank=2)
+    whole = align(loaded(source), tmp_path / "whole", recipe, limit=2)
+    out = tmp_path / "stopped"
+    first = replace(recipe, seed=1) if damage == "other" else recipe
+    with pytest.raises(KeyboardInterrupt):
+        align(loaded(source), out, first, limit=2, progress=Interrupting("Training", 2))
+    file = tmp_path / "stopped.training" / "checkpoint.safetensors"
+    content = file.read_bytes()
+    if damage == "cut":
+        file.write_bytes(content[:-8])
+    if damage == "changed":
+        file.write_bytes(content[:-4] + b"\0\0\0\x40")
+    heard = Listening()
+    align(loaded(source), out, recipe, limit=2, progress=heard)
+    assert heard.done["Training"] == 0
+    name = "adapter_model.safetensors"
+    assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_two_trainings_of_one_adapter_do_not_mix(zoo, tmp_path):
+    model = loaded(zoo.source("llama", None))
+    out = tmp_path / "adapter"
+    with (
+        state.TrainingState.beside(out),
+        pytest.raises(UserError, match="Another command is training"),
+    ):
+        align(model, out, AlignRecipe(steps=1), limit=1)
+
+
+def test_an_ia3_adapter_has_no_choice_of_modules():
+    with pytest.raises(UserError, match="--adapter lora"):
+        recipe_for(AdapterKind.IA3, Modules.ALL)
+
+
 def test_training_makes_the_preferred_completions_likelier(zoo, tmp_path):
     """The tiny tokenizer cannot tell the prompts apart, so only likelihood can be learned."""
     source = zoo.source("llama", None)
     model = loaded(source)
-    recipe = AlignRecipe(steps=20, batch_size=4, answer_tokens=4, learning_rate=0.05)
+    recipe = replace(IA3, steps=20, batch_size=4, answer_tokens=4, learning_rate=0.05)
     folder = align(model, tmp_path / "adapter", recipe, limit=2)
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     nats = [row["chosen_nats_per_token"] for row in log]
@@ -168,7 +278,7 @@ def test_a_training_that_leaves_the_numbers_writes_nothing(zoo, tmp_path, monkey
     monkeypatch.setattr(train, "_log_likelihoods", overflowing)
     with pytest.raises(UserError, match=r"left the finite numbers in step \d"):
         align(fresh, tmp_path / "adapter", recipe, limit=2)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter.training"]  # and no adapter
 
 
 def test_a_place_that_cannot_be_written_is_told_before_the_training(zoo, tmp_path):

@@ -10,7 +10,7 @@ import typer
 
 from safety_neurons import defaults
 from safety_neurons.cli import options as o
-from safety_neurons.cli.errors import BEGINS_AGAIN, explained_when_stopped
+from safety_neurons.cli.errors import explained
 
 
 class AdapterName(StrEnum):
@@ -20,11 +20,22 @@ class AdapterName(StrEnum):
     LORA = "lora"
 
 
-@explained_when_stopped(BEGINS_AGAIN)
+class ModulesName(StrEnum):
+    """Which projections a LoRA changes; `studies.alignment.Modules`, likewise."""
+
+    MLP_IN = "mlp-in"
+    ALL = "all"
+
+
+@explained
 def command(
     out: o.Out,
     base: Annotated[str, typer.Option(help="The model to align.")] = "embedded:unaligned",
-    adapter: Annotated[AdapterName, typer.Option(help="What is trained.")] = AdapterName.IA3,
+    adapter: Annotated[AdapterName, typer.Option(help="What is trained.")] = AdapterName.LORA,
+    modules: Annotated[
+        ModulesName | None,
+        typer.Option(help="Which projections a LoRA changes; mlp-in if left out."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     beta: Annotated[float | None, typer.Option(help="Strength of the preference term.")] = None,
@@ -36,13 +47,20 @@ def command(
 ) -> None:
     """Train an adapter with which the model refuses harmful requests.
 
-    An (IA)³ adapter has one scale a neuron; a LoRA changes all attention and MLP projections.
-    Options left out take the recipe of that kind of adapter. Trains on the built-in split
-    `train` and reports refusal rates on the split `select`.
+    A LoRA changes the projections that compute the neurons (--modules mlp-in: gate and up), or all
+    attention and MLP projections (all); an (IA)³ adapter has one scale a neuron. Options left out
+    take the recipe of that kind. Trains on the built-in split `train` and reports refusal rates on
+    the split `select`. A stopped training goes on where it was.
     """
     from safety_neurons.models import LoadedModel
     from safety_neurons.storage import require_place
-    from safety_neurons.studies.alignment import RECIPES, AdapterKind, align, evaluate
+    from safety_neurons.studies.alignment import (
+        AdapterKind,
+        Modules,
+        align,
+        evaluate,
+        recipe_for,
+    )
 
     given: dict[str, Any] = {
         "steps": steps,
@@ -51,7 +69,7 @@ def command(
         "batch_size": batch_size,
     }
     recipe = replace(
-        RECIPES[AdapterKind(adapter)],
+        recipe_for(AdapterKind(adapter), Modules(modules) if modules else None),
         seed=seed,
         **{name: value for name, value in given.items() if value is not None},
     )

@@ -16,20 +16,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 GOES_ON = "Stopped. Nothing is lost: the same command goes on where it was."
-BEGINS_AGAIN = "Stopped. Nothing was written; the same command begins again."
 
 
 def explained(command: Callable[P, R]) -> Callable[P, R]:
     """Turn what a user can put right into a sentence and exit code 2, without a traceback."""
-    return explained_when_stopped(GOES_ON)(command)
 
-
-def explained_when_stopped(stopped: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """As `explained`, with what to say after Ctrl-C or a scheduler's stop."""
-    return lambda command: _explained(command, stopped)
-
-
-def _explained(command: Callable[P, R], stopped: str) -> Callable[P, R]:
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
@@ -37,12 +28,12 @@ def _explained(command: Callable[P, R], stopped: str) -> Callable[P, R]:
         except UserError as error:
             raise _ended(str(error), EXIT_MISTAKE) from None
         except KeyboardInterrupt:
-            raise _stopped(stopped) from None
+            raise _stopped() from None
         except BrokenPipeError:
             raise  # nobody reads what is printed any more; typer ends in silence
         except Exception as error:
             if stops.was_asked():  # a library made something else of the interruption
-                raise _stopped(stopped) from None
+                raise _stopped() from None
             sentence = _of_the_system(error) or _of_too_little_memory(error)
             if sentence is None:
                 raise
@@ -73,8 +64,8 @@ def _of_the_system(error: Exception) -> str | None:
     return None
 
 
-def _stopped(sentence: str) -> typer.Exit:
-    stops.tell(sentence)
+def _stopped() -> typer.Exit:
+    stops.tell(GOES_ON)
     return typer.Exit(stops.EXIT_STOPPED)
 
 

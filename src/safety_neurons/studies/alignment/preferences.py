@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from safety_neurons.errors import UserError
 from safety_neurons.inference import (
@@ -18,6 +19,7 @@ from safety_neurons.inference import (
     Setting,
     answer,
     encode_prompts,
+    kept_key,
     texts_of,
 )
 from safety_neurons.judges import RefusalJudge, Verdict, unfinished, verdicts_on
@@ -47,9 +49,17 @@ class OwnAnswers:
 
 
 def own_answers(
-    model: LoadedModel, prompts: PromptSet, decoding: Decoding, progress: Progress
+    model: LoadedModel,
+    prompts: PromptSet,
+    decoding: Decoding,
+    progress: Progress,
+    *,
+    kept: Path | None = None,
 ) -> OwnAnswers:
     """Greedy answers of the model to `prompts`.
+
+    Args:
+        kept: a folder that keeps finished batches; what is there already is not made again.
 
     Returns:
         The prompts and their token ids, with each answer as token ids and as text.
@@ -59,8 +69,15 @@ def own_answers(
     """
     chat = ChatFormat()
     encoded = encode_prompts(model, prompts, decoding, chat)
+    key = kept_key(model, encoded, Setting(), decoding)
     (answers,) = answer(
-        model, encoded, [Setting()], decoding, progress=progress, label=f"Own ({prompts.name})"
+        model,
+        encoded,
+        [Setting()],
+        decoding,
+        logs=[kept / f"answers-{key}.jsonl"] if kept else None,
+        progress=progress,
+        label=f"Own ({prompts.name})",
     )
     texts = texts_of(model, answers, chat)
     if 2 * unfinished(texts) > len(texts):
