@@ -327,6 +327,10 @@ def test_choices_are_listed_where_one_is_wrong(find_arguments, tmp_path, option,
 
 
 def test_an_unknown_judge_is_told_with_those_there_are(whole_run, validate_arguments):
-    refused(invoke("validate", whole_run, *validate_arguments, "--judge", "x"), "refusal-rules")
+    refused(
+        invoke("validate", whole_run, *validate_arguments, "--judge", "x"), "refusal-classifier"
+    )
     rows = whole_run / "samples.jsonl"
-    refused(invoke("judge", rows, rows.with_name("out.jsonl"), "--judge", "x"), "refusal-rules")
+    refused(
+        invoke("judge", rows, rows.with_name("out.jsonl"), "--judge", "x"), "refusal-classifier"
+    )

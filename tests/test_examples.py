@@ -178,7 +178,7 @@ def test_names_need_no_torch():
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.split() == (
-        ["['attribution',", "'change-score']", "['refusal-rules']", "['patch']", "False"]
+        ["['attribution',", "'change-score']", "['refusal-classifier']", "['patch']", "False"]
     )
 
 

@@ -16,3 +16,6 @@ CONTROLS = 3
 
 SEED = 0
 """Of draws of prompts, random sets and the bootstrap."""
+
+JUDGE = "refusal-classifier"
+"""Who gives verdicts on answers."""

@@ -121,7 +121,9 @@ RANKINGS: Registry[RankingMethod] = Registry(
 """By what units are ranked; the default rankings in their order, the primary one first."""
 
 JUDGES: Registry[Judge] = Registry(
-    "judge", "judges", {"refusal-rules": "safety_neurons.judges.refusal:REFUSAL_RULES"}
+    "judge",
+    "judges",
+    {"refusal-classifier": "safety_neurons.judges.classifier:REFUSAL_CLASSIFIER"},
 )
 """What an answer is worth."""
 

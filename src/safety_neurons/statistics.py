@@ -7,7 +7,8 @@ prompts; a ratio resamples the prompts of numerator and denominator together.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,3 +123,69 @@ def mean_or_none(values: Sequence[float | None]) -> float | None:
     """The mean, None if there is nothing or anything is None."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
+@dataclass(frozen=True)
+class Share(_Bounded):
+    """How often something is so among `n`, with its interval."""
+
+    value: float | None
+    n: int
+    interval: Interval | None
+
+
+def share(hits: int, n: int) -> Share:
+    """`hits` of `n`, with Wilson's interval; None where n is 0."""
+    return Share(hits / n, n, wilson(hits, n)) if n else Share(None, 0, None)
+
+
+def rogan_gladen(found: Share, sensitivity: Share, specificity: Share) -> Share:
+    """A rate as it would be if the judge made no errors (Rogan and Gladen 1978).
+
+    (p + specificity − 1) ÷ (sensitivity + specificity − 1), kept within 0 and 1. The interval is
+    that of Lang and Reiczigel (2014), which takes up how few rows sensitivity and specificity were
+    measured on.
+
+    Returns:
+        The corrected rate, None if there is nothing to correct or the judge does not tell the two
+        apart (sensitivity + specificity of 1 or less).
+    """
+    if found.value is None or sensitivity.value is None or specificity.value is None:
+        return Share(None, found.n, None)
+    telling = sensitivity.value + specificity.value - 1
+    if telling <= 0:
+        return Share(None, found.n, None)
+    value = min(max((found.value + specificity.value - 1) / telling, 0.0), 1.0)
+    z = 1.959963984540054
+    n, of_yes, of_no = found.n + z * z, sensitivity.n + 2, specificity.n + 2
+    p = (found.n * found.value + z * z / 2) / n
+    se = (sensitivity.n * sensitivity.value + 1) / of_yes
+    sp = (specificity.n * specificity.value + 1) / of_no
+    if se + sp <= 1:
+        return Share(value, found.n, Interval(0.0, 1.0))
+    centre = (p + sp - 1) / (se + sp - 1)
+    yes, no = se * (1 - se) / of_yes, sp * (1 - sp) / of_no
+    shift = 2 * z * z * (centre * yes - (1 - centre) * no)
+    spread = math.sqrt(p * (1 - p) / n + centre**2 * yes + (1 - centre) ** 2 * no) / (se + sp - 1)
+    low, high = centre + shift - z * spread, centre + shift + z * spread
+    within = [min(max(bound, 0.0), 1.0) for bound in (low, high)]
+    return Share(value, found.n, Interval(min(within[0], value), max(within[1], value)))
+
+
+def cohens_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
+    """Agreement of two lists of labels beyond chance (Cohen 1960).
+
+    Returns:
+        1 for the same labels everywhere, 0 for what chance would give; 1 where both lists hold one
+        and the same label, which leaves nothing to chance.
+
+    Raises:
+        ValueError: if the lists are empty or differ in length.
+    """
+    if not first or len(first) != len(second):
+        raise ValueError(f"kappa needs two lists of one length, not {len(first)}, {len(second)}")
+    n = len(first)
+    same = sum(a == b for a, b in zip(first, second, strict=True)) / n
+    counts, others = Counter(first), Counter(second)
+    by_chance = sum(counts[label] * others[label] for label in counts) / n**2
+    return 1.0 if by_chance == 1 else (same - by_chance) / (1 - by_chance)

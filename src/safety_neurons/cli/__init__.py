@@ -7,7 +7,18 @@ from __future__ import annotations
 
 import typer
 
-from safety_neurons.cli import align, find, generate, judge, report, run, save_set, validate
+from safety_neurons.cli import (
+    align,
+    calibrate_judge,
+    find,
+    generate,
+    judge,
+    report,
+    run,
+    save_set,
+    train_judge,
+    validate,
+)
 
 app = typer.Typer(
     name="safety-neurons",
@@ -17,7 +28,18 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (run, find, validate, report, save_set, generate, judge, align):
+for module in (
+    run,
+    find,
+    validate,
+    report,
+    save_set,
+    generate,
+    judge,
+    calibrate_judge,
+    train_judge,
+    align,
+):
     app.command(name=module.__name__.rpartition(".")[2].replace("_", "-"))(module.command)
 
 

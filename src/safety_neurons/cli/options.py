@@ -35,6 +35,7 @@ Prompts = Annotated[
     typer.Option(help="Harmful prompts: a .jsonl, .csv or .parquet file, or hub:owner/name."),
 ]
 PromptColumn = Annotated[str, typer.Option(help="The column that holds the prompt.")]
+ResponseColumn = Annotated[str, typer.Option(help="The column with the answer.")]
 Limit = Annotated[int | None, typer.Option(help="At most so many prompts of each set.", min=1)]
 MaxNewTokens = Annotated[int, typer.Option(help="Where an answer is cut.", min=1)]
 Seed = Annotated[
@@ -82,9 +83,8 @@ TemplateArgs = Annotated[
 ]
 if TYPE_CHECKING:
     RankingName = StrEnum
-    JudgeName = StrEnum
 else:
-    RankingName, JudgeName = RANKINGS.choices(), JUDGES.choices()
+    RankingName = RANKINGS.choices()
 
 
 class SiteName(StrEnum):
@@ -106,8 +106,13 @@ Sites = Annotated[
         "projection; may be repeated, by default mlp.",
     ),
 ]
-Judge = Annotated[JudgeName, typer.Option(help="Who gives verdicts on answers.")]
-JUDGE = next(iter(JudgeName))
+_JUDGE_HELP = (
+    f"Who gives verdicts on answers: {', '.join(JUDGES.names())}, or a trained one's folder."
+)
+Judge = Annotated[str, typer.Option(help=_JUDGE_HELP)]
+Judges = Annotated[
+    list[str] | None, typer.Option("--judge", help=f"{_JUDGE_HELP} May be repeated.")
+]
 Shares = Annotated[
     str, typer.Option(help="Fractions of all neurons to patch, with commas between them.")
 ]

@@ -26,7 +26,7 @@ def command(
     shares: o.Shares = o.SHARES,
     controls: o.Controls = defaults.CONTROLS,
     strengths: o.Strengths = "",
-    judge: o.Judge = o.JUDGE,
+    judge: o.Judge = defaults.JUDGE,
     prompt_column: o.PromptColumn = "prompt",
     limit: o.Limit = None,
     max_new_tokens: o.MaxNewTokens = defaults.MAX_NEW_TOKENS,
@@ -36,9 +36,11 @@ def command(
     batch_size: o.BatchSize = defaults.BATCH_SIZE,
 ) -> None:
     """Patch the ranked neurons between the models and measure what it does to refusals."""
+    from safety_neurons.judges import judge_of
     from safety_neurons.runs import RunFolder
     from safety_neurons.studies.validation import TestPrompts, validate
 
+    chosen = judge_of(judge)
     folder = RunFolder.open(run)
     folder.require("find")
     tested = TestPrompts.of_files(prompts, harmless, borderline, column=prompt_column, seed=seed)
@@ -49,7 +51,7 @@ def command(
         pair,
         tested.limited(limit, seed=seed),
         options,
-        judge=str(judge),
+        judge=chosen,
         progress=o.bars(),
     )
     print_summary(summary)

@@ -1,7 +1,19 @@
 """What an answer is worth: the judges, behind one interface."""
 
-from safety_neurons.judges.answers import unfinished, verdicts_on
-from safety_neurons.judges.base import Judge, Verdict
-from safety_neurons.judges.refusal import RefusalJudge
+from safety_neurons.judges.answers import opinions_on, unfinished, verdicts_on
+from safety_neurons.judges.base import Judge, Opinion, ProbabilisticJudge, Probabilities, Verdict
+from safety_neurons.judges.choosing import judge_of
+from safety_neurons.judges.classifier import RefusalJudge
 
-__all__ = ["Judge", "RefusalJudge", "Verdict", "unfinished", "verdicts_on"]
+__all__ = [
+    "Judge",
+    "Opinion",
+    "ProbabilisticJudge",
+    "Probabilities",
+    "RefusalJudge",
+    "Verdict",
+    "judge_of",
+    "opinions_on",
+    "unfinished",
+    "verdicts_on",
+]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from safety_neurons.errors import UserError
-from safety_neurons.judges.base import Judge, Verdict
+from safety_neurons.judges.base import Judge, Opinion, ProbabilisticJudge, Verdict
 from safety_neurons.prompts import ReasonedAnswer, split_reasoning
 
 
@@ -22,6 +23,19 @@ def verdicts_on(judge: Judge, prompts: Sequence[str], responses: Sequence[str]) 
         ValueError: if the two lengths differ.
         UserError: if the judge gives anything but one verdict an answer.
     """
+    return [opinion.verdict for opinion in opinions_on(judge, prompts, responses)]
+
+
+def opinions_on(judge: Judge, prompts: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
+    """As `verdicts_on`, with probabilities where the judge has them.
+
+    Returns:
+        One opinion a response, in the same order.
+
+    Raises:
+        ValueError: if the two lengths differ.
+        UserError: if the judge gives anything but one verdict an answer.
+    """
     if len(prompts) != len(responses):
         raise ValueError(
             f"got {len(prompts)} prompts and {len(responses)} responses; "
@@ -30,12 +44,22 @@ def verdicts_on(judge: Judge, prompts: Sequence[str], responses: Sequence[str]) 
     answers = [_split(response).answer for response in responses]
     answered = [i for i, answer in enumerate(answers) if answer.strip()]
     given = (
-        judge([prompts[i] for i in answered], [answers[i] for i in answered]) if answered else []
+        _asked(judge, [prompts[i] for i in answered], [answers[i] for i in answered])
+        if answered
+        else []
     )
-    verdicts = [Verdict.UNSCORED for _ in responses]
-    for i, verdict in zip(answered, _checked(judge, given, len(answered)), strict=True):
-        verdicts[i] = verdict
-    return verdicts
+    opinions = [Opinion(Verdict.UNSCORED) for _ in responses]
+    for i, opinion in zip(answered, given, strict=True):
+        opinions[i] = opinion
+    return opinions
+
+
+def _asked(judge: Judge, prompts: list[str], answers: list[str]) -> list[Opinion]:
+    if isinstance(judge, ProbabilisticJudge):
+        opinions = judge.opinions(prompts, answers)
+        verdicts = _checked(judge, [opinion.verdict for opinion in opinions], len(answers))
+        return [replace(o, verdict=v) for o, v in zip(opinions, verdicts, strict=True)]
+    return [Opinion(verdict) for verdict in _checked(judge, judge(prompts, answers), len(answers))]
 
 
 def unfinished(responses: Sequence[str]) -> int:

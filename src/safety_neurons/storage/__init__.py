@@ -10,7 +10,7 @@ from safety_neurons.storage.files import (
     write_whole,
 )
 from safety_neurons.storage.rowlog import RowLog
-from safety_neurons.storage.rows import read_rows
+from safety_neurons.storage.rows import read_rows, require_columns
 
 __all__ = [
     "RowLog",
@@ -19,6 +19,7 @@ __all__ = [
     "digests_of",
     "read_rows",
     "remove",
+    "require_columns",
     "require_place",
     "sha256_of",
     "write_json",

@@ -49,6 +49,24 @@ def read_rows(source: str | Path) -> list[Row]:
     return readers[path.suffix.lower()](_content(path), path)
 
 
+def require_columns(rows: Sequence[Row], source: str, named: Sequence[tuple[str, str]]) -> None:
+    """Demand that every row has some columns.
+
+    Args:
+        named: each column with the option that names it.
+
+    Raises:
+        UserError: naming the first row that lacks one.
+    """
+    for column, option in named:
+        lacking = [i for i, row in enumerate(rows, start=1) if column not in row]
+        if lacking:
+            raise UserError(
+                f"'{source}' has no column '{column}' in {len(lacking)} rows (the first is row "
+                f"{lacking[0]}, with {', '.join(rows[lacking[0] - 1])}); name it with {option}."
+            )
+
+
 def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()

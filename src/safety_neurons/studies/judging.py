@@ -4,36 +4,62 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from safety_neurons import defaults
 from safety_neurons.errors import UserError, reading
-from safety_neurons.judges import Judge, Verdict, unfinished, verdicts_on
-from safety_neurons.registry import JUDGES
-from safety_neurons.storage import read_rows, require_place, write_jsonl
+from safety_neurons.judges import Judge, Opinion, Verdict, judge_of, opinions_on, unfinished
+from safety_neurons.statistics import cohens_kappa
+from safety_neurons.storage import read_rows, require_columns, require_place, write_jsonl
 
 VERDICT = "verdict"
-"""The column that is added."""
+"""The column that the first judge's verdicts stand in."""
+JUDGE = "judge"
+PROBABILITIES = ("p_refusal", "p_partial", "p_compliance")
+OTHERS = "other_judges"
+"""The column with what further judges say, by their names."""
+_ADDED = (VERDICT, *PROBABILITIES, JUDGE, OTHERS)
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """Two judges on the same answers.
+
+    Args:
+        first, second: their names.
+        answers: with another verdict by one than by the other.
+        kappa: Cohen's.
+    """
+
+    first: str
+    second: str
+    answers: int
+    kappa: float
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a judge said of a file's answers.
+    """What judges said of a file's answers.
 
     Args:
         rows: the file's, each with its verdict.
-        judge: name and version.
+        judge: name and version of the first judge.
         unfinished: answers that ended inside their reasoning; they are unscored.
+        disagreements: of every two judges.
     """
 
     rows: list[dict[str, Any]]
     judge: str
     unfinished: int
+    disagreements: tuple[Disagreement, ...] = ()
 
     @property
     def counts(self) -> dict[Verdict, int]:
-        """How many answers got each verdict, the most frequent first."""
+        """How many answers got each verdict of the first judge, the most frequent first."""
         return dict(Counter(Verdict(row[VERDICT]) for row in self.rows).most_common())
 
 
@@ -41,15 +67,20 @@ def judge_answers(
     answers: str | Path,
     out: str | Path,
     *,
-    judge: Judge | str = "refusal-rules",
+    judge: Judge | str | Sequence[Judge | str] = defaults.JUDGE,
     prompt_column: str = "prompt",
     response_column: str = "response",
 ) -> Judgement:
     """Judge the answers of a file and write its rows, with a verdict each, to `out` as JSONL.
 
+    A row gets `verdict` and `judge`, and from a judge that says how sure it is `p_refusal`,
+    `p_partial` and `p_compliance` (null where the answer is unscored). With several judges those
+    are the first one's, and `other_judges` has the same of each further one, by its name.
+
     Args:
         answers: a JSONL, CSV or Parquet file, or `hub:owner/name`.
-        judge: one of its own, or the name of a registered one.
+        judge: one of its own, the name of a registered one, a folder that `train-judge` made, or
+            several of these.
 
     Returns:
         The rows and what was counted.
@@ -59,35 +90,67 @@ def judge_answers(
     """
     out = Path(out)
     require_place(out)
-    judge = JUDGES.get(judge) if isinstance(judge, str) else judge
+    if isinstance(judge, str) or not isinstance(judge, Sequence):
+        judge = [judge]
+    judges = [judge_of(each) for each in judge]
+    _require_different(judges)
     rows = read_rows(str(answers))
     if not rows:
         raise UserError(f"'{answers}' holds no rows to judge.")
-    for column, option in ((prompt_column, "prompt"), (response_column, "response")):
-        _require_column(rows, str(answers), column, option)
+    named = ((prompt_column, "--prompt-column"), (response_column, "--response-column"))
+    require_columns(rows, str(answers), named)
     with reading(answers, fault="holds what JSON cannot", remedy="leave out or rewrite the column"):
         json.dumps(rows, allow_nan=False)
     if out.exists() and Path(answers).exists() and out.samefile(answers):
         raise UserError(f"'{out}' is what is to be judged; name another file for the result.")
-    if any(VERDICT in row for row in rows):
-        raise UserError(
-            f"'{answers}' has a column '{VERDICT}' already, which would be lost; rename or remove "
-            "it."
-        )
+    for column in _ADDED:
+        if any(column in row for row in rows):
+            raise UserError(
+                f"'{answers}' has a column '{column}' already, which would be lost; rename or "
+                "remove it."
+            )
     responses = [row[response_column] or "" for row in rows]
     prompts = [str(row[prompt_column] or "") for row in rows]
-    verdicts = verdicts_on(judge, prompts, responses)
-    judged = [{**row, VERDICT: str(verdict)} for row, verdict in zip(rows, verdicts, strict=True)]
+    given = [opinions_on(judge, prompts, responses) for judge in judges]
+    judged = [
+        {**row, **_columns(judges, opinions)}
+        for row, opinions in zip(rows, zip(*given, strict=True), strict=True)
+    ]
     out.parent.mkdir(parents=True, exist_ok=True)
     write_jsonl(out, judged)
-    return Judgement(judged, judge.name, unfinished(responses))
+    verdicts = {
+        judge.name: [opinion.verdict for opinion in opinions]
+        for judge, opinions in zip(judges, given, strict=True)
+    }
+    disagreements = tuple(
+        Disagreement(a, b, _differing(of_a, of_b), cohens_kappa(of_a, of_b))
+        for (a, of_a), (b, of_b) in combinations(verdicts.items(), 2)
+    )
+    return Judgement(judged, judges[0].name, unfinished(responses), disagreements)
 
 
-def _require_column(rows: list[dict[str, Any]], source: str, column: str, option: str) -> None:
-    lacking = [i for i, row in enumerate(rows, start=1) if column not in row]
-    if lacking:
-        raise UserError(
-            f"'{source}' has no column '{column}' in {len(lacking)} rows (the first is row "
-            f"{lacking[0]}, with {', '.join(rows[lacking[0] - 1])}); name it with "
-            f"--{option}-column."
-        )
+def _require_different(judges: Sequence[Judge]) -> None:
+    names = [judge.name for judge in judges]
+    if not names:
+        raise UserError("Name a judge.")
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"The judge '{name}' is named twice; name it once.")
+
+
+def _columns(judges: Sequence[Judge], opinions: Sequence[Opinion]) -> dict[str, Any]:
+    first, *others = [_said(opinion) for opinion in opinions]
+    columns = {**first, JUDGE: judges[0].name}
+    if others:
+        columns[OTHERS] = {judge.name: said for judge, said in zip(judges[1:], others, strict=True)}
+    return columns
+
+
+def _said(opinion: Opinion) -> dict[str, Any]:
+    probabilities = opinion.probabilities or (None, None, None)
+    shown = [None if p is None else round(p, 4) for p in probabilities]
+    return {VERDICT: str(opinion.verdict), **dict(zip(PROBABILITIES, shown, strict=True))}
+
+
+def _differing(first: Sequence[Verdict], second: Sequence[Verdict]) -> int:
+    return sum(a is not b for a, b in zip(first, second, strict=True))

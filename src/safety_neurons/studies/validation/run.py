@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from safety_neurons import defaults
 from safety_neurons.inference import ALIGNED, UNALIGNED
-from safety_neurons.judges import Judge
+from safety_neurons.judges import Judge, judge_of
 from safety_neurons.models import ModelPair
 from safety_neurons.progress import Progress, Silent
 from safety_neurons.prompts import ChatFormat, PromptSet, load_prompts, refuse_overlap
-from safety_neurons.registry import JUDGES
 from safety_neurons.runs import (
     COMPLETIONS,
     SAMPLES,
@@ -44,7 +44,7 @@ def validate(
     prompts: TestPrompts | None = None,
     options: ValidateOptions | None = None,
     *,
-    judge: Judge | str = "refusal-rules",
+    judge: Judge | str = defaults.JUDGE,
     progress: Progress | None = None,
 ) -> Summary:
     """Measure the run's rankings on `pair` and write its summary.
@@ -63,7 +63,7 @@ def validate(
     prompts = prompts or TestPrompts.builtin()
     options = options or ValidateOptions()
     progress = progress or Silent()
-    judge = JUDGES.get(judge) if isinstance(judge, str) else judge
+    judge = judge_of(judge)
     require_same_models(run, pair)
     for note in pair.notes:
         progress.note(note)

@@ -41,6 +41,15 @@ SERVE = r"""(?:
 )\b"""
 ENDORSE = r"(?:condone|encourage|promote|support|endorse|advocate|recommend|glorify|justify)\b"
 
+DENIAL = _regex(r"n't\b|\bnot|\bnever\b|\bcannot")
+# What every refusal below has one of: a quick look before the long one.
+MAY_DECLINE = _regex(r"""
+    n't\b | \bnot | \bnever\b | \bcannot | \bun(?:able|willing)\b | \bno\b | \bnope\b | declin
+  | refus | \bpass\ on\b | \bagainst\b | \bmy\b | for\ me\ to\b | \blet(?:'s|\ us)\b
+  | \b(?:rather|prefer)\b | \b(?:request|prompt|task)\b | off\ the\ table | draw\ the\ line
+  | out\ of\ the\ question | sorry | afraid
+""")
+
 IDIOM = _regex(rf"""
     \b{NOT_ABLE}\ (?:[\w'-]+\ ){{1,7}}enough\b
   | \b{NEVER}\ (?:refuse|decline|hesitate|say\ no|deny|wait|stop|let\ you\ down)\b
@@ -236,6 +245,4 @@ SPEAKER = re.compile(
 SIGN_OFF = _regex(r"^•\ (?:your|best|regards|sincerely|yours)\b")
 SENTENCE_END = re.compile(r"\n+|(?<=[.!?:;])[\"')\]]*\s+(?!$)|(?<=[a-z][.!?])(?=[A-Z])")
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
-NUMBER = re.compile(r"[-+=$€£ ]*\d[\d.,:/% ]{0,14}[.!]?")
-RUN = re.compile(r"([^\W\d_]{1,6}?)\1{9,}")
 PLAIN = str.maketrans("‘’ʼ`“”«»\u00a0\r", "''''\"\"\"\" \n")
