@@ -244,14 +244,30 @@ def test_a_recipe_without_steps_is_refused():
         AlignRecipe(steps=0)
 
 
-def test_the_shipped_adapter_is_small_and_has_its_recipe_and_log():
+@pytest.mark.parametrize(
+    ("name", "largest"), [(embedded.ALIGNED, 1.1e6), (embedded.ALIGNED_IA3, 2.5e5)]
+)
+def test_the_shipped_adapters_are_small_and_have_their_recipe_and_log(name, largest):
+    folder = embedded.adapter_folder(name)
+    assert (folder / "adapter_model.safetensors").stat().st_size < largest
+    for file in ("adapter_config.json", "recipe.json", "log.jsonl", "evaluation.json"):
+        assert (folder / file).is_file(), file
+    recipe = json.loads((folder / "recipe.json").read_text())
+    assert len((folder / "log.jsonl").read_text().splitlines()) == recipe["steps"]
+
+
+def test_the_shipped_lora_is_what_the_defaults_train():
     folder = embedded.adapter_folder()
-    assert (folder / "adapter_model.safetensors").stat().st_size < 250_000
-    for name in ("adapter_config.json", "recipe.json", "log.jsonl", "evaluation.json"):
-        assert (folder / name).is_file(), name
+    assert AlignRecipe(**json.loads((folder / "recipe.json").read_text())) == AlignRecipe()
+    changed = {name.split(".")[-3] for name in load_file(folder / "adapter_model.safetensors")}
+    assert changed == {"gate_proj", "up_proj"}  # so that all it changes passes through the neurons
+
+
+def test_no_neuron_of_the_shipped_ia3_was_chosen_by_hand():
+    folder = embedded.adapter_folder(embedded.ALIGNED_IA3)
     scales = load_file(folder / "adapter_model.safetensors")
     assert sum(scale.numel() for scale in scales.values()) == 30 * 1536
-    # No neuron was chosen by hand: training moved nearly all scales.
+    # Training moved nearly all scales.
     moved = torch.cat([(scale - 1).abs().flatten() > 1e-4 for scale in scales.values()])
     assert moved.float().mean() > 0.9
 

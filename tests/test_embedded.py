@@ -39,7 +39,7 @@ def test_converted_weights_are_the_files(pair, tmp_path):
     state = pair.sides[Side.UNALIGNED].model.state_dict()
     layer = "model.layers.3"
     assert torch.equal(state["model.embed_tokens.weight"], tensors["token_embd.weight"])
-    down = state[f"{layer}.mlp.down_proj.base_layer.weight"]
+    down = state[f"{layer}.mlp.down_proj.weight"]
     assert torch.equal(down, tensors["blk.3.ffn_down.weight"])
     heads, half, width = 3, 32, 576
     stored = tensors["blk.3.attn_k.weight"].reshape(heads, half, 2, width)
@@ -52,8 +52,10 @@ def test_both_sides_are_one_model(pair):
     assert pair.space().total == 30 * 1536
 
 
-def test_patching_all_neurons_gives_the_aligned_models_answers(pair):
-    """The pair differs only by a scale at the site, so the ceiling is exact in float32."""
+@pytest.mark.parametrize("aligned", list(embedded.ADAPTERS))
+def test_patching_all_neurons_gives_the_aligned_models_answers(aligned):
+    """The pairs differ only in what makes the neurons, so the ceiling is exact in float32."""
+    pair = ModelPair.load(aligned, embedded.UNALIGNED, device="cpu")
     prompts = encode_all(
         builtin(Kind.HARMFUL, Split.TEST).limited(4),
         pair.tokenizer,

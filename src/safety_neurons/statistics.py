@@ -109,11 +109,12 @@ def ratio_of_means(
     rows = np.random.default_rng(seed).integers(0, n, size=(RESAMPLES, n))
     tops, bottoms = top[rows].mean(axis=1), bottom[rows].mean(axis=1)
     usable = bottoms > 0
-    interval = _percentiles(tops[usable] / bottoms[usable]) if usable.mean() >= 0.99 else None
+    interval = percentiles(tops[usable] / bottoms[usable]) if usable.mean() >= 0.99 else None
     return Effect(float(top.mean() / bottom.mean()), n, interval)
 
 
-def _percentiles(values: NDArray[np.float64]) -> Interval:
+def percentiles(values: NDArray[np.float64]) -> Interval:
+    """The bounds that hold 95 % of resampled values."""
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return Interval(float(low), float(high))

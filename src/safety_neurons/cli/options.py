@@ -113,6 +113,10 @@ Judge = Annotated[str, typer.Option(help=_JUDGE_HELP)]
 Judges = Annotated[
     list[str] | None, typer.Option("--judge", help=f"{_JUDGE_HELP} May be repeated.")
 ]
+CalibrationFile = Annotated[
+    Path | None,
+    typer.Option("--calibration", help="What calibrate-judge wrote on the first judge."),
+]
 Shares = Annotated[
     str, typer.Option(help="Fractions of all neurons to patch, with commas between them.")
 ]

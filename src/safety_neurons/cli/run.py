@@ -25,7 +25,8 @@ def command(
     shares: o.Shares = o.SHARES,
     controls: o.Controls = defaults.CONTROLS,
     strengths: o.Strengths = "",
-    judge: o.Judge = defaults.JUDGE,
+    judge: o.Judges = None,
+    calibration: o.CalibrationFile = None,
     limit: o.Limit = None,
     max_new_tokens: o.MaxNewTokens = defaults.MAX_NEW_TOKENS,
     seed: o.Seed = defaults.SEED,
@@ -40,13 +41,16 @@ def command(
 
     Rankings are made in float32; `--dtype` is that of the validation.
     """
-    from safety_neurons.judges import judge_of
+    from safety_neurons.judges import judges_of
+    from safety_neurons.judges.calibration import Calibration
     from safety_neurons.report import render_report
     from safety_neurons.storage import require_place
     from safety_neurons.studies.finding import find
     from safety_neurons.studies.validation import TestPrompts, validate
 
-    chosen = judge_of(judge)
+    judges = judges_of(judge or defaults.JUDGE)
+    if calibration is not None:
+        Calibration.read(calibration, judges[0].name)
     require_place(out, folder=True)
     options = find_options(ranking, site, max_new_tokens, batch_size, None, template_arg)
     validation = validate_options(shares, controls, strengths, max_new_tokens, batch_size, seed)
@@ -62,6 +66,8 @@ def command(
     )
     folder = find(load(dtype=o.FLOAT32), out, prompt_set, options, progress=o.bars())
     pair = load(dtype=dtype)
-    summary = validate(folder, pair, tested, validation, judge=chosen, progress=o.bars())
+    summary = validate(
+        folder, pair, tested, validation, judge=judges, calibration=calibration, progress=o.bars()
+    )
     print_summary(summary)
     typer.echo(f"Report: {render_report(folder)}")

@@ -26,7 +26,8 @@ def command(
     shares: o.Shares = o.SHARES,
     controls: o.Controls = defaults.CONTROLS,
     strengths: o.Strengths = "",
-    judge: o.Judge = defaults.JUDGE,
+    judge: o.Judges = None,
+    calibration: o.CalibrationFile = None,
     prompt_column: o.PromptColumn = "prompt",
     limit: o.Limit = None,
     max_new_tokens: o.MaxNewTokens = defaults.MAX_NEW_TOKENS,
@@ -36,11 +37,14 @@ def command(
     batch_size: o.BatchSize = defaults.BATCH_SIZE,
 ) -> None:
     """Patch the ranked neurons between the models and measure what it does to refusals."""
-    from safety_neurons.judges import judge_of
+    from safety_neurons.judges import judges_of
+    from safety_neurons.judges.calibration import Calibration
     from safety_neurons.runs import RunFolder
     from safety_neurons.studies.validation import TestPrompts, validate
 
-    chosen = judge_of(judge)
+    judges = judges_of(judge or defaults.JUDGE)
+    if calibration is not None:
+        Calibration.read(calibration, judges[0].name)
     folder = RunFolder.open(run)
     folder.require("find")
     tested = TestPrompts.of_files(prompts, harmless, borderline, column=prompt_column, seed=seed)
@@ -51,7 +55,8 @@ def command(
         pair,
         tested.limited(limit, seed=seed),
         options,
-        judge=chosen,
+        judge=judges,
+        calibration=calibration,
         progress=o.bars(),
     )
     print_summary(summary)

@@ -2,7 +2,7 @@
 
 from safety_neurons.judges.answers import opinions_on, unfinished, verdicts_on
 from safety_neurons.judges.base import Judge, Opinion, ProbabilisticJudge, Probabilities, Verdict
-from safety_neurons.judges.choosing import judge_of
+from safety_neurons.judges.choosing import judge_of, judges_of
 from safety_neurons.judges.classifier import RefusalJudge
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "RefusalJudge",
     "Verdict",
     "judge_of",
+    "judges_of",
     "opinions_on",
     "unfinished",
     "verdicts_on",

@@ -10,11 +10,13 @@ well it agrees with people) and runs on numpy alone.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -30,6 +32,8 @@ from safety_neurons.storage import write_whole
 
 FILE = "refusal-classifier.safetensors"
 FORMAT = "1"
+CARD = "card.json"
+"""Beside the weights: what they were trained on, and agreement on what was left out."""
 
 _LEAST_KNOWN = 0.35
 """An answer with a smaller share of known words is in no language that was trained on."""
@@ -176,6 +180,13 @@ class RefusalJudge:
             if is_loop(read.answer)
             else Opinion(Verdict.COMPLIANCE, likely)
         )
+
+
+def shipped_card() -> dict[str, Any]:
+    """The card of the judge that comes with this package."""
+    text = (resources.files(__package__) / "data" / CARD).read_text(encoding="utf-8")
+    card: dict[str, Any] = json.loads(text)
+    return card
 
 
 REFUSAL_CLASSIFIER = RefusalJudge()

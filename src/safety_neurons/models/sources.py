@@ -17,7 +17,7 @@ from huggingface_hub import snapshot_download
 from safety_neurons.errors import UserError, reading
 from safety_neurons.models import adapters, embedded, gguf
 
-_EMBEDDED = (embedded.UNALIGNED, embedded.ALIGNED)
+_EMBEDDED = (embedded.UNALIGNED, *embedded.ADAPTERS)
 _HUB_ID = re.compile(r"([\w.-]+/)?[\w.-]+(@[\w./-]+)?")
 _TEXT_FILES = ["*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt"]
 
@@ -44,8 +44,8 @@ class Source:
         """
         if not text.strip():
             raise UserError("A model has an empty name; write BASE or BASE+ADAPTER.")
-        if text == embedded.ALIGNED:
-            return cls(embedded.UNALIGNED, embedded.ALIGNED)
+        if text in embedded.ADAPTERS:
+            return cls(embedded.UNALIGNED, text)
         if "+" not in text or _exists(text):
             return cls(text)
         splits = [cls(text[:i], text[i + 1 :]) for i, sign in enumerate(text) if sign == "+"]
@@ -63,8 +63,8 @@ class Source:
         return (fitting or splits[-1:])[0]
 
     def __str__(self) -> str:
-        if self.adapter == embedded.ALIGNED:
-            return embedded.ALIGNED
+        if self.adapter in embedded.ADAPTERS:
+            return self.adapter
         return self.base if self.adapter is None else f"{self.base}+{self.adapter}"
 
 
@@ -121,8 +121,8 @@ def resolve(source: Source, *, trust_remote_code: bool = False) -> Resolved:
     located = _located(source.base, base)
     if source.adapter is None:
         return Resolved(source, Source(located), base, None)
-    if source.adapter == embedded.ALIGNED:
-        folder = embedded.adapter_folder()
+    if source.adapter in embedded.ADAPTERS:
+        folder = embedded.adapter_folder(source.adapter)
     else:
         code = ["*.py"] if trust_remote_code else []
         folder = _folder(source.adapter, [*_TEXT_FILES, adapters.WEIGHTS, *code])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safety_neurons.report import answers, words
+from safety_neurons.report import answers, judging, words
 from safety_neurons.report.cards import cards
 from safety_neurons.report.curve import curve_chart
 from safety_neurons.report.glossary import glossary
@@ -57,6 +57,9 @@ def _html(run: RunFolder, summary: Summary) -> str:
         maps=maps,
         scale=max(heat.highest for heat in maps),
         tables=neuron_tables(table, rankings),
+        definitions=judging.DEFINITIONS,
+        otherwise=judging.OTHERWISE,
+        trust=judging.trust_in(summary),
         samples=answers.shown(read_samples(run)),
         settings=[name for name in SETTINGS if name in summary.harmless],
         provenance=Provenance.of(run, summary.judge),

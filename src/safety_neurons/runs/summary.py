@@ -167,6 +167,87 @@ class Harmless(Record):
     perplexity: float | None
 
 
+class Coherence(Record):
+    """Whether answers to harmful test prompts are language at all, apart from their verdicts.
+
+    Args:
+        repetition: mean share of an answer's runs of three tokens that stood in it before, 0 to 1.
+        entropy: mean entropy of an answer's tokens, in bits.
+        perplexity: of the answers, under the unaligned model; None where it cannot be told.
+    """
+
+    repetition: float | None
+    entropy: float | None
+    perplexity: float | None
+
+
+class Counted(_Bounded):
+    """The chosen set's effect if something is counted otherwise.
+
+    Args:
+        counting: what counts as a refusal, too: `partial` or `unscored`.
+        answers: of the three settings, how many that moves.
+    """
+
+    counting: str
+    answers: int
+    causal_effect: float | None
+
+
+class CorrectedRate(_Bounded):
+    """A rate of refusals, corrected for the judge's errors (Rogan and Gladen 1978)."""
+
+    value: float | None
+    n: int
+
+
+class Corrected(_Bounded):
+    """Figures of the chosen set as a judge without errors would give them.
+
+    Args:
+        labelled: answers that the errors were measured on.
+        refusal_rates: by setting.
+        cancels: the errors are taken to be the same in all settings, and then an effect, a ratio
+            of differences, does not depend on them.
+    """
+
+    labelled: int
+    refusal_rates: dict[str, CorrectedRate]
+    cancels: bool
+    causal_effect: float | None
+
+
+class OtherJudge(_Bounded):
+    """The chosen set's figures by another judge, on the same answers.
+
+    Args:
+        disagrees: answers of the three settings with another verdict, of `answers`.
+        kappa: Cohen's, with the first judge.
+        refusal_rates: by setting.
+    """
+
+    judge: str
+    disagrees: int
+    answers: int
+    kappa: float
+    refusal_rates: dict[str, float]
+    causal_effect: float | None
+
+
+class JudgeChecks(Record):
+    """How far the chosen set's effect rests on the judge.
+
+    Args:
+        otherwise: effects with other ways of counting, where they move an answer.
+        corrected: None without a calibration.
+        others: one for each further judge.
+    """
+
+    otherwise: list[Counted] = Field(default_factory=list)
+    corrected: Corrected | None = None
+    others: list[OtherJudge] = Field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Threshold:
     """Where a curve reaches an effect of 0.9.
@@ -210,6 +291,8 @@ class Summary(Record):
         dose: of the chosen set, by how far it was moved to the donor's values; may be empty.
         by_category: of the chosen set; empty where prompts have no categories.
         harmless: by setting; `random` is missing where no such set exists.
+        coherence: by setting, of the answers to harmful test prompts.
+        judging: of the chosen set; None in runs made before it was measured.
         seconds: by stage.
     """
 
@@ -224,7 +307,9 @@ class Summary(Record):
     dose: list[DosePoint] = Field(default_factory=list)
     by_category: list[CategoryEffect] = Field(default_factory=list)
     harmless: dict[str, Harmless]
+    coherence: dict[str, Coherence] = Field(default_factory=dict)
     judge: str
+    judging: JudgeChecks | None = None
     units: int = Field(alias="neurons")
     seconds: dict[str, float] = Field(default_factory=dict)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from safety_neurons import defaults
 from safety_neurons.errors import UserError, reading
-from safety_neurons.judges import Judge, Opinion, Verdict, judge_of, opinions_on, unfinished
+from safety_neurons.judges import Judge, Opinion, Verdict, judges_of, opinions_on, unfinished
 from safety_neurons.statistics import cohens_kappa
 from safety_neurons.storage import read_rows, require_columns, require_place, write_jsonl
 
@@ -90,10 +90,7 @@ def judge_answers(
     """
     out = Path(out)
     require_place(out)
-    if isinstance(judge, str) or not isinstance(judge, Sequence):
-        judge = [judge]
-    judges = [judge_of(each) for each in judge]
-    _require_different(judges)
+    judges = judges_of(judge)
     rows = read_rows(str(answers))
     if not rows:
         raise UserError(f"'{answers}' holds no rows to judge.")
@@ -127,15 +124,6 @@ def judge_answers(
         for (a, of_a), (b, of_b) in combinations(verdicts.items(), 2)
     )
     return Judgement(judged, judges[0].name, unfinished(responses), disagreements)
-
-
-def _require_different(judges: Sequence[Judge]) -> None:
-    names = [judge.name for judge in judges]
-    if not names:
-        raise UserError("Name a judge.")
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"The judge '{name}' is named twice; name it once.")
 
 
 def _columns(judges: Sequence[Judge], opinions: Sequence[Opinion]) -> dict[str, Any]:

@@ -51,6 +51,7 @@ class Agreement:
 
     Args:
         source: the model, or the language, left out of the training.
+        labelled_by: an `Origin`.
         n: rows labelled refusal or compliance; partial refusals are in `confusion` alone.
         agrees, ci_low, ci_high: share of those with the label's verdict; anything else is wrong.
         phrase_list: the same for the phrase list.
@@ -60,6 +61,7 @@ class Agreement:
     """
 
     source: str
+    labelled_by: str
     n: int
     agrees: float
     ci_low: float
@@ -189,6 +191,7 @@ def _agreement(
     counts = Counter((str(row.label), str(verdict)) for row, verdict in pairs)
     return Agreement(
         source,
+        str(rows[0].origin),
         len(told),
         hits / len(told),
         interval.low,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safety_neurons.errors import UserError
-from safety_neurons.judges.classifier import FILE, Weights
+from safety_neurons.judges.classifier import CARD, FILE, Weights
 from safety_neurons.progress import Progress, Silent
 from safety_neurons.storage import digest, require_place, write_json
 from safety_neurons.studies.judge_training.agreement import HeldOut, held_out
@@ -26,7 +26,6 @@ from safety_neurons.studies.judge_training.labels import (
 )
 from safety_neurons.studies.judge_training.rows import LabelledRow
 
-CARD = "card.json"
 COMPOSED_ROWS = 600
 """Of each language."""
 

@@ -10,12 +10,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from safety_neurons import defaults
 from safety_neurons.inference import ALIGNED, UNALIGNED
-from safety_neurons.judges import Judge, judge_of
+from safety_neurons.judges import Judge, judges_of
+from safety_neurons.judges.calibration import Calibration
 from safety_neurons.models import ModelPair
 from safety_neurons.progress import Progress, Silent
 from safety_neurons.prompts import ChatFormat, PromptSet, load_prompts, refuse_overlap
@@ -30,6 +32,7 @@ from safety_neurons.runs import (
 )
 from safety_neurons.runs.summary import Chosen, threshold
 from safety_neurons.storage import write_json, write_jsonl
+from safety_neurons.studies.validation import checks
 from safety_neurons.studies.validation import measurements as measured
 from safety_neurons.studies.validation.curve import choose
 from safety_neurons.studies.validation.evaluator import Evaluator
@@ -44,13 +47,17 @@ def validate(
     prompts: TestPrompts | None = None,
     options: ValidateOptions | None = None,
     *,
-    judge: Judge | str = defaults.JUDGE,
+    judge: Judge | str | Sequence[Judge | str] = defaults.JUDGE,
+    calibration: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Measure the run's rankings on `pair` and write its summary.
 
     Args:
-        judge: one of its own, or the name of a registered one.
+        judge: one of its own, or the name of a registered one. Of several, the first makes every
+            figure, and the others are compared with it on the chosen set.
+        calibration: the file of `calibrate_judge`, by which the chosen set's figures are corrected
+            for the first judge's errors.
 
     Returns:
         What `summary.json` holds.
@@ -63,7 +70,8 @@ def validate(
     prompts = prompts or TestPrompts.builtin()
     options = options or ValidateOptions()
     progress = progress or Silent()
-    judge = judge_of(judge)
+    first, *others = judges_of(judge)
+    errors = None if calibration is None else Calibration.read(calibration, first.name)
     require_same_models(run, pair)
     for note in pair.notes:
         progress.note(note)
@@ -73,12 +81,14 @@ def validate(
         **asdict(options),
         "prompts": prompts.describe(),
         "dtype": str(pair.dtype).removeprefix("torch."),
-        "judge": judge.name,
+        "judge": first.name,
+        **({"other_judges": [other.name for other in others]} if others else {}),
+        **({"calibration": errors.model_dump()} if errors else {}),
     }
     with run.stage("validate", config, [SUMMARY, SAMPLES], read_by=["report"]) as stage:
         chat = ChatFormat.of_config(run.config("find"))
-        evaluator = Evaluator(pair, judge, options.decoding, chat, run, progress)
-        summary, chosen = _measured(evaluator, prompts, options, rankings)
+        evaluator = Evaluator(pair, first, options.decoding, chat, run, progress)
+        summary, chosen = _measured(evaluator, prompts, options, rankings, others, errors)
         rows = measured.samples(evaluator, prompts, chosen)
         write_jsonl(stage.file(SAMPLES), (row.written() for row in rows))
         found_in = run.manifest.stages["find"].seconds
@@ -93,6 +103,8 @@ def _measured(
     prompts: TestPrompts,
     options: ValidateOptions,
     rankings: Mapping[str, Ranking],
+    others: Sequence[Judge],
+    calibration: Calibration | None,
 ) -> tuple[Summary, ChosenSet]:
     select = curves(evaluator, prompts.select, rankings, options, split="select", controls=0)
     best = choose(select, ceiling_of(select))
@@ -117,7 +129,11 @@ def _measured(
         dose=measured.dose(evaluator, prompts.test, chosen, options),
         by_category=list(measured.category_effects(evaluator, prompts.test, chosen, seed=seed)),
         harmless=measured.harmless(evaluator, prompts.harmless, chosen),
+        coherence=dict(checks.coherence(evaluator, prompts.test, chosen)),
         judge=evaluator.judge.name,
+        judging=checks.judge_checks(
+            evaluator, prompts.test, chosen, others, calibration, seed=seed
+        ),
         units=chosen.target.units.space.total,
     )
     return summary, chosen
