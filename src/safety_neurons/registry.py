@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from safety_neurons.engine.architectures import Architecture
     from safety_neurons.interventions.base import Intervention
     from safety_neurons.judges.base import Judge
+    from safety_neurons.judges.harm import HarmJudge
     from safety_neurons.methods.base import RankingMethod
 
 T = TypeVar("T")
@@ -125,7 +126,18 @@ JUDGES: Registry[Judge] = Registry(
     "judges",
     {"refusal-classifier": "safety_neurons.judges.classifier:REFUSAL_CLASSIFIER"},
 )
-"""What an answer is worth."""
+"""Who says whether an answer declines; the default first."""
+
+HARM_JUDGES: Registry[HarmJudge] = Registry(
+    "judge of harm",
+    "harm_judges",
+    {
+        "wildguard": "safety_neurons.judges.guards:WILDGUARD",
+        "llama-guard-3": "safety_neurons.judges.guards:LLAMA_GUARD",
+        "strongreject": "safety_neurons.judges.rubric:STRONGREJECT",
+    },
+)
+"""Who says how harmful an answer is."""
 
 INTERVENTIONS: Registry[Callable[..., Intervention]] = Registry(
     "intervention", "interventions", {"patch": "safety_neurons.interventions.patching:Patch"}

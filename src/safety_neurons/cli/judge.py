@@ -41,5 +41,8 @@ def command(
             f"{pair.first} and {pair.second} differ on {pair.answers} of {len(judged.rows)} "
             f"answers (Cohen's kappa {pair.kappa:.2f})."
         )
+    for name, (mean, untold) in judged.harm.items():
+        told = "nothing to tell" if mean is None else f"mean harm {mean:.3f}"
+        typer.echo(f"{name}: {told}, {untold} answers that it could not tell.")
     if judged.unfinished:
         typer.echo(f"{judged.unfinished} unscored answers ended inside their reasoning.")

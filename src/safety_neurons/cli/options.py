@@ -12,7 +12,7 @@ import typer
 
 from safety_neurons import defaults
 from safety_neurons.errors import UserError
-from safety_neurons.registry import JUDGES, RANKINGS
+from safety_neurons.registry import HARM_JUDGES, JUDGES, RANKINGS
 
 if TYPE_CHECKING:
     import torch
@@ -106,12 +106,19 @@ Sites = Annotated[
         "projection; may be repeated, by default mlp.",
     ),
 ]
-_JUDGE_HELP = (
-    f"Who gives verdicts on answers: {', '.join(JUDGES.names())}, or a trained one's folder."
-)
-Judge = Annotated[str, typer.Option(help=_JUDGE_HELP)]
+Judge = Annotated[
+    str,
+    typer.Option(
+        help=f"Who gives verdicts: {', '.join(JUDGES.names())}, or the folder of a trained one."
+    ),
+]
 Judges = Annotated[
-    list[str] | None, typer.Option("--judge", help=f"{_JUDGE_HELP} May be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--judge",
+        help=f"Who judges refusals ({', '.join(JUDGES.names())}, or the folder of a trained one) "
+        f"or harm ({', '.join(HARM_JUDGES.names())}); may be repeated.",
+    ),
 ]
 CalibrationFile = Annotated[
     Path | None,

@@ -50,7 +50,7 @@ def command(
 
     judges = judges_of(judge or defaults.JUDGE)
     if calibration is not None:
-        Calibration.read(calibration, judges[0].name)
+        Calibration.read(calibration, judges.first.name)
     require_place(out, folder=True)
     options = find_options(ranking, site, max_new_tokens, batch_size, None, template_arg)
     validation = validate_options(shares, controls, strengths, max_new_tokens, batch_size, seed)

@@ -44,7 +44,7 @@ def command(
 
     judges = judges_of(judge or defaults.JUDGE)
     if calibration is not None:
-        Calibration.read(calibration, judges[0].name)
+        Calibration.read(calibration, judges.first.name)
     folder = RunFolder.open(run)
     folder.require("find")
     tested = TestPrompts.of_files(prompts, harmless, borderline, column=prompt_column, seed=seed)

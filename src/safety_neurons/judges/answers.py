@@ -41,17 +41,19 @@ def opinions_on(judge: Judge, prompts: Sequence[str], responses: Sequence[str]) 
             f"got {len(prompts)} prompts and {len(responses)} responses; "
             "pass one response per prompt, in the same order"
         )
-    answers = [_split(response).answer for response in responses]
-    answered = [i for i, answer in enumerate(answers) if answer.strip()]
-    given = (
-        _asked(judge, [prompts[i] for i in answered], [answers[i] for i in answered])
-        if answered
-        else []
-    )
+    places, answers = answered(responses)
+    given = _asked(judge, [prompts[i] for i in places], answers) if places else []
     opinions = [Opinion(Verdict.UNSCORED) for _ in responses]
-    for i, opinion in zip(answered, given, strict=True):
+    for i, opinion in zip(places, given, strict=True):
         opinions[i] = opinion
     return opinions
+
+
+def answered(responses: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Which responses hold an answer, and those answers, without their reasoning."""
+    answers = [_split(response).answer for response in responses]
+    places = [i for i, answer in enumerate(answers) if answer.strip()]
+    return places, [answers[i] for i in places]
 
 
 def _asked(judge: Judge, prompts: list[str], answers: list[str]) -> list[Opinion]:

@@ -234,6 +234,23 @@ class OtherJudge(_Bounded):
     causal_effect: float | None
 
 
+class HarmEffect(_Bounded):
+    """What a judge of harm says of the chosen set; no verdict comes of it.
+
+    Args:
+        n, untold: prompts that it could tell under all three settings, and the others.
+        harm: mean by setting, 0 to 1.
+        causal_effect: the part of the unaligned model's harm beyond the aligned one's that the
+            patch takes away.
+    """
+
+    judge: str
+    n: int
+    untold: int
+    harm: dict[str, float]
+    causal_effect: float | None
+
+
 class JudgeChecks(Record):
     """How far the chosen set's effect rests on the judge.
 
@@ -241,11 +258,13 @@ class JudgeChecks(Record):
         otherwise: effects with other ways of counting, where they move an answer.
         corrected: None without a calibration.
         others: one for each further judge.
+        harm: one for each judge of harm.
     """
 
     otherwise: list[Counted] = Field(default_factory=list)
     corrected: Corrected | None = None
     others: list[OtherJudge] = Field(default_factory=list)
+    harm: list[HarmEffect] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,24 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from safety_neurons import defaults
 from safety_neurons.errors import UserError, reading
-from safety_neurons.judges import Judge, Opinion, Verdict, judges_of, opinions_on, unfinished
-from safety_neurons.statistics import cohens_kappa
+from safety_neurons.judges import (
+    HarmJudge,
+    Judge,
+    Opinion,
+    Verdict,
+    harm_of,
+    judges_of,
+    opinions_on,
+    unfinished,
+)
+from safety_neurons.statistics import cohens_kappa, mean_or_none
 from safety_neurons.storage import read_rows, require_columns, require_place, write_jsonl
 
 VERDICT = "verdict"
@@ -22,7 +31,9 @@ JUDGE = "judge"
 PROBABILITIES = ("p_refusal", "p_partial", "p_compliance")
 OTHERS = "other_judges"
 """The column with what further judges say, by their names."""
-_ADDED = (VERDICT, *PROBABILITIES, JUDGE, OTHERS)
+HARM = "harm"
+"""The column with how harmful judges of harm find the answer, by their names."""
+_ADDED = (VERDICT, *PROBABILITIES, JUDGE, OTHERS, HARM)
 
 
 @dataclass(frozen=True)
@@ -50,12 +61,15 @@ class Judgement:
         judge: name and version of the first judge.
         unfinished: answers that ended inside their reasoning; they are unscored.
         disagreements: of every two judges.
+        harm: of each judge of harm, the mean over the answers that it could tell, and how many it
+            could not.
     """
 
     rows: list[dict[str, Any]]
     judge: str
     unfinished: int
     disagreements: tuple[Disagreement, ...] = ()
+    harm: dict[str, tuple[float | None, int]] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[Verdict, int]:
@@ -67,7 +81,7 @@ def judge_answers(
     answers: str | Path,
     out: str | Path,
     *,
-    judge: Judge | str | Sequence[Judge | str] = defaults.JUDGE,
+    judge: Judge | HarmJudge | str | Sequence[Judge | HarmJudge | str] = defaults.JUDGE,
     prompt_column: str = "prompt",
     response_column: str = "response",
 ) -> Judgement:
@@ -75,7 +89,8 @@ def judge_answers(
 
     A row gets `verdict` and `judge`, and from a judge that says how sure it is `p_refusal`,
     `p_partial` and `p_compliance` (null where the answer is unscored). With several judges those
-    are the first one's, and `other_judges` has the same of each further one, by its name.
+    are the first one's, and `other_judges` has the same of each further one, by its name. What
+    judges of harm say stands in `harm`, by their names: 0 to 1, null where they cannot tell.
 
     Args:
         answers: a JSONL, CSV or Parquet file, or `hub:owner/name`.
@@ -108,22 +123,29 @@ def judge_answers(
             )
     responses = [row[response_column] or "" for row in rows]
     prompts = [str(row[prompt_column] or "") for row in rows]
-    given = [opinions_on(judge, prompts, responses) for judge in judges]
+    given = [opinions_on(judge, prompts, responses) for judge in judges.refusal]
+    harm = {judge.name: harm_of(judge, prompts, responses) for judge in judges.harm}
     judged = [
-        {**row, **_columns(judges, opinions)}
-        for row, opinions in zip(rows, zip(*given, strict=True), strict=True)
+        {**row, **_columns(judges.refusal, opinions), **_harm(harm, i)}
+        for i, (row, opinions) in enumerate(zip(rows, zip(*given, strict=True), strict=True))
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
     write_jsonl(out, judged)
     verdicts = {
         judge.name: [opinion.verdict for opinion in opinions]
-        for judge, opinions in zip(judges, given, strict=True)
+        for judge, opinions in zip(judges.refusal, given, strict=True)
     }
     disagreements = tuple(
         Disagreement(a, b, _differing(of_a, of_b), cohens_kappa(of_a, of_b))
         for (a, of_a), (b, of_b) in combinations(verdicts.items(), 2)
     )
-    return Judgement(judged, judges[0].name, unfinished(responses), disagreements)
+    return Judgement(
+        judged,
+        judges.first.name,
+        unfinished(responses),
+        disagreements,
+        {name: (_mean(figures), figures.count(None)) for name, figures in harm.items()},
+    )
 
 
 def _columns(judges: Sequence[Judge], opinions: Sequence[Opinion]) -> dict[str, Any]:
@@ -132,6 +154,14 @@ def _columns(judges: Sequence[Judge], opinions: Sequence[Opinion]) -> dict[str, 
     if others:
         columns[OTHERS] = {judge.name: said for judge, said in zip(judges[1:], others, strict=True)}
     return columns
+
+
+def _harm(harm: dict[str, list[float | None]], row: int) -> dict[str, Any]:
+    return {HARM: {name: figures[row] for name, figures in harm.items()}} if harm else {}
+
+
+def _mean(figures: Sequence[float | None]) -> float | None:
+    return mean_or_none([figure for figure in figures if figure is not None])
 
 
 def _said(opinion: Opinion) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from safety_neurons.errors import UserError
 from safety_neurons.inference import UNALIGNED, perplexities
-from safety_neurons.judges import Judge, Verdict, verdicts_on
+from safety_neurons.judges import HarmJudge, Judge, Judges, Verdict, harm_of, verdicts_on
 from safety_neurons.judges.calibration import Calibration, Errors
 from safety_neurons.prompts import PromptSet
 from safety_neurons.runs.summary import (
@@ -18,6 +18,7 @@ from safety_neurons.runs.summary import (
     Corrected,
     CorrectedRate,
     Counted,
+    HarmEffect,
     JudgeChecks,
     OtherJudge,
 )
@@ -44,7 +45,7 @@ def judge_checks(
     evaluator: Evaluator,
     prompts: PromptSet,
     chosen: ChosenSet,
-    others: Sequence[Judge],
+    judges: Judges,
     calibration: Calibration | None,
     *,
     seed: int,
@@ -55,7 +56,8 @@ def judge_checks(
     return JudgeChecks(
         otherwise=list(_otherwise(verdicts, seed)),
         corrected=None if calibration is None else _corrected(verdicts, calibration, seed),
-        others=[_by(other, prompts, judged, seed) for other in others],
+        others=[_by(other, prompts, judged, seed) for other in judges.others],
+        harm=[_harm(judge, prompts, judged, seed) for judge in judges.harm],
     )
 
 
@@ -137,6 +139,34 @@ def _by(judge: Judge, prompts: PromptSet, judged: Mapping[str, Judged], seed: in
         answers=len(first),
         kappa=cohens_kappa(first, second),
         refusal_rates={name: of.count(Verdict.REFUSAL) / len(of) for name, of in verdicts.items()},
+        causal_effect=effect.value,
+        ci_low=effect.ci_low,
+        ci_high=effect.ci_high,
+    )
+
+
+def _harm(
+    judge: HarmJudge, prompts: PromptSet, judged: Mapping[str, Judged], seed: int
+) -> HarmEffect:
+    """The share of the harm that the patch takes away, over prompts that it could tell thrice."""
+    figures = {name: harm_of(judge, prompts.texts, of.responses) for name, of in judged.items()}
+    told = [
+        triple
+        for triple in zip(*(figures[name] for name in _COMPARED), strict=True)
+        if None not in triple
+    ]
+    unaligned, aligned, patched = np.array(told, dtype=float).reshape(-1, 3).T
+    effect = ratio_of_means(unaligned - patched, unaligned - aligned, seed=seed)
+    return HarmEffect(
+        judge=judge.name,
+        n=len(told),
+        untold=len(prompts) - len(told),
+        harm={
+            name: float(of.mean())
+            for name, of in zip(_COMPARED, (unaligned, aligned, patched), strict=True)
+        }
+        if told
+        else {},
         causal_effect=effect.value,
         ci_low=effect.ci_low,
         ci_high=effect.ci_high,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from safety_neurons import defaults
 from safety_neurons.inference import ALIGNED, UNALIGNED
-from safety_neurons.judges import Judge, judges_of
+from safety_neurons.judges import HarmJudge, Judge, Judges, judges_of
 from safety_neurons.judges.calibration import Calibration
 from safety_neurons.models import ModelPair
 from safety_neurons.progress import Progress, Silent
@@ -47,7 +47,7 @@ def validate(
     prompts: TestPrompts | None = None,
     options: ValidateOptions | None = None,
     *,
-    judge: Judge | str | Sequence[Judge | str] = defaults.JUDGE,
+    judge: Judges | Judge | HarmJudge | str | Sequence[Judge | HarmJudge | str] = defaults.JUDGE,
     calibration: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Summary:
@@ -55,7 +55,8 @@ def validate(
 
     Args:
         judge: one of its own, or the name of a registered one. Of several, the first makes every
-            figure, and the others are compared with it on the chosen set.
+            figure, and the others are compared with it on the chosen set. Judges of harm give an
+            effect of their own.
         calibration: the file of `calibrate_judge`, by which the chosen set's figures are corrected
             for the first judge's errors.
 
@@ -70,8 +71,8 @@ def validate(
     prompts = prompts or TestPrompts.builtin()
     options = options or ValidateOptions()
     progress = progress or Silent()
-    first, *others = judges_of(judge)
-    errors = None if calibration is None else Calibration.read(calibration, first.name)
+    judges = judge if isinstance(judge, Judges) else judges_of(judge)
+    errors = None if calibration is None else Calibration.read(calibration, judges.first.name)
     require_same_models(run, pair)
     for note in pair.notes:
         progress.note(note)
@@ -81,14 +82,14 @@ def validate(
         **asdict(options),
         "prompts": prompts.describe(),
         "dtype": str(pair.dtype).removeprefix("torch."),
-        "judge": first.name,
-        **({"other_judges": [other.name for other in others]} if others else {}),
+        "judge": judges.first.name,
+        **({"other_judges": names} if (names := _others(judges)) else {}),
         **({"calibration": errors.model_dump()} if errors else {}),
     }
     with run.stage("validate", config, [SUMMARY, SAMPLES], read_by=["report"]) as stage:
         chat = ChatFormat.of_config(run.config("find"))
-        evaluator = Evaluator(pair, first, options.decoding, chat, run, progress)
-        summary, chosen = _measured(evaluator, prompts, options, rankings, others, errors)
+        evaluator = Evaluator(pair, judges.first, options.decoding, chat, run, progress)
+        summary, chosen = _measured(evaluator, prompts, options, rankings, judges, errors)
         rows = measured.samples(evaluator, prompts, chosen)
         write_jsonl(stage.file(SAMPLES), (row.written() for row in rows))
         found_in = run.manifest.stages["find"].seconds
@@ -103,7 +104,7 @@ def _measured(
     prompts: TestPrompts,
     options: ValidateOptions,
     rankings: Mapping[str, Ranking],
-    others: Sequence[Judge],
+    judges: Judges,
     calibration: Calibration | None,
 ) -> tuple[Summary, ChosenSet]:
     select = curves(evaluator, prompts.select, rankings, options, split="select", controls=0)
@@ -132,11 +133,15 @@ def _measured(
         coherence=dict(checks.coherence(evaluator, prompts.test, chosen)),
         judge=evaluator.judge.name,
         judging=checks.judge_checks(
-            evaluator, prompts.test, chosen, others, calibration, seed=seed
+            evaluator, prompts.test, chosen, judges, calibration, seed=seed
         ),
         units=chosen.target.units.space.total,
     )
     return summary, chosen
+
+
+def _others(judges: Judges) -> list[str]:
+    return [*(judge.name for judge in judges.others), *(judge.name for judge in judges.harm)]
 
 
 def _refuse_seen(run: RunFolder, prompts: TestPrompts) -> None:
