@@ -16,16 +16,24 @@ if TYPE_CHECKING:
     from safety_neurons.errors import InterventionError, SafetyNeuronsError, UserError
     from safety_neurons.inference import Decoding, Setting, answer, decode
     from safety_neurons.interventions import Intervention, Patch
-    from safety_neurons.judges import Judge, RefusalJudge, Verdict
+    from safety_neurons.judges import HarmJudge, Judge, RefusalJudge, Verdict
     from safety_neurons.methods import RankingMethod
     from safety_neurons.models import LoadedModel, ModelPair
     from safety_neurons.prompts import ChatFormat, Kind, PromptSet, Split, builtin, load_prompts
-    from safety_neurons.registry import ARCHITECTURES, INTERVENTIONS, JUDGES, RANKINGS
+    from safety_neurons.registry import (
+        ARCHITECTURES,
+        HARM_JUDGES,
+        INTERVENTIONS,
+        JUDGES,
+        RANKINGS,
+    )
     from safety_neurons.report import render_comparison, render_report
     from safety_neurons.runs import RunFolder, Summary, reload_pair
     from safety_neurons.studies.alignment import AlignRecipe, align
+    from safety_neurons.studies.calibrating import calibrate_judge
     from safety_neurons.studies.finding import FindOptions, find
     from safety_neurons.studies.generation import generate
+    from safety_neurons.studies.judge_training import train_judge
     from safety_neurons.studies.judging import judge_answers
     from safety_neurons.studies.sets import save_top_units, top_units
     from safety_neurons.studies.validation import TestPrompts, ValidateOptions, validate
@@ -52,6 +60,7 @@ _HOMES = {
         "Patch",
     ),
     "judges": (
+        "HarmJudge",
         "Judge",
         "RefusalJudge",
         "Verdict",
@@ -71,6 +80,7 @@ _HOMES = {
     ),
     "registry": (
         "ARCHITECTURES",
+        "HARM_JUDGES",
         "INTERVENTIONS",
         "JUDGES",
         "RANKINGS",
@@ -88,11 +98,13 @@ _HOMES = {
         "AlignRecipe",
         "align",
     ),
+    "studies.calibrating": ("calibrate_judge",),
     "studies.finding": (
         "FindOptions",
         "find",
     ),
     "studies.generation": ("generate",),
+    "studies.judge_training": ("train_judge",),
     "studies.judging": ("judge_answers",),
     "studies.sets": (
         "save_top_units",
@@ -117,6 +129,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "ALONE",
     "ARCHITECTURES",
+    "HARM_JUDGES",
     "INTERVENTIONS",
     "JUDGES",
     "RANKINGS",
@@ -124,6 +137,7 @@ __all__ = [
     "ChatFormat",
     "Decoding",
     "FindOptions",
+    "HarmJudge",
     "Intervention",
     "InterventionError",
     "Judge",
@@ -151,6 +165,7 @@ __all__ = [
     "align",
     "answer",
     "builtin",
+    "calibrate_judge",
     "decode",
     "find",
     "generate",
@@ -163,6 +178,7 @@ __all__ = [
     "save_set",
     "save_top_units",
     "top_units",
+    "train_judge",
     "validate",
 ]
 
