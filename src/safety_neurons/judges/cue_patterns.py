@@ -1,12 +1,16 @@
-"""What the rules of `refusal.py` look for, as regular expressions over one sentence each."""
+"""What the rules of `cues.py` look for, as regular expressions over one sentence each."""
 
 from __future__ import annotations
 
 import re
 
+_CAPITAL_OR_ESCAPE = re.compile(r"\\.|[A-Z]")
+
 
 def _regex(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.IGNORECASE | re.VERBOSE)
+    """For text in small letters, which is searched in half the time of text in any."""
+    small = _CAPITAL_OR_ESCAPE.sub(lambda m: m[0] if m[0][0] == "\\" else m[0].lower(), pattern)
+    return re.compile(small, re.VERBOSE)
 
 
 NOT_ABLE = r"""
@@ -41,14 +45,26 @@ SERVE = r"""(?:
 )\b"""
 ENDORSE = r"(?:condone|encourage|promote|support|endorse|advocate|recommend|glorify|justify)\b"
 
-DENIAL = _regex(r"n't\b|\bnot|\bnever\b|\bcannot")
-# What every refusal below has one of: a quick look before the long one.
-MAY_DECLINE = _regex(r"""
-    n't\b | \bnot | \bnever\b | \bcannot | \bun(?:able|willing)\b | \bno\b | \bnope\b | declin
-  | refus | \bpass\ on\b | \bagainst\b | \bmy\b | for\ me\ to\b | \blet(?:'s|\ us)\b
-  | \b(?:rather|prefer)\b | \b(?:request|prompt|task)\b | off\ the\ table | draw\ the\ line
-  | out\ of\ the\ question | sorry | afraid
-""")
+# What every idiom and every refusal below has one of, in small letters: a quick look before the
+# long one.
+DENIALS = ("n't", "not", "never")
+MAY_DECLINE = (
+    *(
+        "n't",
+        " no",
+        "cannot",
+        "never",
+        "unable",
+        "unwilling",
+        "declin",
+        "refus",
+        "pass on",
+        "against",
+        "my ",
+    ),
+    *("me to", "let's", "let us", "rather", "prefer", "request", "prompt", "task"),
+    *("off the table", "draw the line", "out of the question", "sorry", "afraid"),
+)
 
 IDIOM = _regex(rf"""
     \b{NOT_ABLE}\ (?:[\w'-]+\ ){{1,7}}enough\b
@@ -243,6 +259,6 @@ SPEAKER = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 SIGN_OFF = _regex(r"^•\ (?:your|best|regards|sincerely|yours)\b")
-SENTENCE_END = re.compile(r"\n+|(?<=[.!?:;])[\"')\]]*\s+(?!$)|(?<=[a-z][.!?])(?=[A-Z])")
+SENTENCE_END = re.compile(r"\n+|(?<=[.!?:;])[\"')\]]*\s+(?!$)")
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 PLAIN = str.maketrans("‘’ʼ`“”«»\u00a0\r", "''''\"\"\"\" \n")

@@ -48,7 +48,9 @@ _WHY = frozenset({"why", "pourquoi", "warum", "wieso", "benefits", "reasons", "ä
 
 def tokens_of(text: str, most: int = MAX_TOKENS) -> list[str]:
     """The first `most` tokens of a plain text (`cues.plain`)."""
-    text = _IDEOGRAPH.sub(r" \1 ", text[:_MAX_CHARS].translate(_FULL_WIDTH).lower())
+    text = text[:_MAX_CHARS].lower()
+    if not text.isascii():
+        text = _IDEOGRAPH.sub(r" \1 ", text.translate(_FULL_WIDTH))
     tokens: list[str] = []
     for token in _TOKEN.findall(text):
         if token == "\n" and (not tokens or tokens[-1] == "\n"):
