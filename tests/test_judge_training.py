@@ -173,11 +173,21 @@ def test_weights_equal_sklearns_own_prediction(small):
     examples = Examples.of(small)
     stretched = fitting._scaled(examples.matrix) @ examples._stretch
     labels = np.array([row.label is not Verdict.COMPLIANCE for row in small])
-    weight = [fitting._weight(row) for row in small]
+    weight = fitting._weights(small)
     model = sklearn.LogisticRegression(C=fitting.INVERSE_PENALTY, max_iter=500)
     model.fit(stretched, labels, sample_weight=weight)
     ours = 1 - examples.probabilities(examples.fit(), range(len(small)))[:, 2]
     np.testing.assert_allclose(ours, model.predict_proba(stretched)[:, 1], atol=1e-9)
+
+
+def test_how_often_a_source_declines_does_not_count(small):
+    weights = fitting._weights(small)
+    for source in {row.source for row in small}:
+        halves = {True: 0.0, False: 0.0}
+        for row, weight in zip(small, weights, strict=True):
+            if row.source == source:
+                halves[row.label is Verdict.COMPLIANCE] += weight
+        assert halves[True] == pytest.approx(halves[False])
 
 
 def test_what_is_saved_is_what_was_trained(small, tmp_path):

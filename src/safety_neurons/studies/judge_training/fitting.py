@@ -87,7 +87,7 @@ class Examples:
         """Train on the rows at these places, by default on all."""
         chosen = list(range(len(self.rows)) if at is None else at)
         labels = np.array([self.rows[i].label for i in chosen])
-        weights = np.array([_weight(self.rows[i]) for i in chosen])
+        weights = np.array(_weights([self.rows[i] for i in chosen]))
         scaled = _scaled(self.matrix[chosen]) @ self._stretch
         declining = labels != Verdict.COMPLIANCE
         questions = [
@@ -160,6 +160,24 @@ def _regression(matrix: csr_matrix, yes: np.ndarray, weights: np.ndarray) -> Any
     return LogisticRegression(C=INVERSE_PENALTY, max_iter=500).fit(
         matrix, yes, sample_weight=weights
     )
+
+
+def _weights(rows: Sequence[LabelledRow]) -> list[float]:
+    """How much each row counts.
+
+    How often a source declines says nothing of an answer, so both halves of it count the same.
+
+    Returns:
+        A weight a row, in order.
+    """
+    counts = Counter((row.source, row.label is Verdict.COMPLIANCE) for row in rows)
+    sources = Counter(row.source for row in rows)
+    return [
+        _weight(row)
+        * sources[row.source]
+        / (2 * counts[row.source, row.label is Verdict.COMPLIANCE])
+        for row in rows
+    ]
 
 
 def _weight(row: LabelledRow) -> float:
