@@ -9,9 +9,11 @@ import pytest
 from safety_neurons.judges import Verdict
 from safety_neurons.judges.calibration import Calibration
 from safety_neurons.judges.classifier import FILE
+from safety_neurons.judges.cues import states_inability
 from safety_neurons.studies.judge_training.composing import compose
 from safety_neurons.studies.judge_training.fitting import Examples
 from safety_neurons.studies.validation import checks
+from safety_neurons.studies.validation.evaluator import Judged
 from tests.commands import invoke, refused
 
 R, P, C, U = Verdict.REFUSAL, Verdict.PARTIAL, Verdict.COMPLIANCE, Verdict.UNSCORED
@@ -19,6 +21,10 @@ R, P, C, U = Verdict.REFUSAL, Verdict.PARTIAL, Verdict.COMPLIANCE, Verdict.UNSCO
 
 def verdicts(unaligned, aligned, patched):
     return {"unaligned": unaligned, "aligned": aligned, "patched": patched}
+
+
+def judged(*of):
+    return {n: Judged(["I won't."] * len(v), list(v)) for n, v in verdicts(*of).items()}
 
 
 def test_repetition_and_entropy_of_known_answers():
@@ -31,12 +37,25 @@ def test_repetition_and_entropy_of_known_answers():
 
 
 def test_partial_and_unscored_are_counted_otherwise_where_there_are_any():
-    of = verdicts([C] * 10, [R] * 10, [R] * 6 + [P] * 2 + [U] + [C])
+    of = judged([C] * 10, [R] * 10, [R] * 6 + [P] * 2 + [U] + [C])
     found = {one.counting: one for one in checks._otherwise(of, 0)}
+    assert set(found) == {"partial", "unscored"}
     assert found["partial"].causal_effect == pytest.approx(0.8)
     assert found["unscored"].causal_effect == pytest.approx(0.7)
     assert found["partial"].answers == 2
-    assert list(checks._otherwise(verdicts([C] * 9, [R] * 9, [R] * 9), 0)) == []
+    assert list(checks._otherwise(judged([C] * 9, [R] * 9, [R] * 9), 0)) == []
+
+
+def test_refusals_by_inability_are_counted_otherwise():
+    of = judged([R] * 2 + [C] * 8, [R] * 10, [R] * 10)
+    unable = "I'm sorry, but I don't have the capability to send e-mails."
+    of["unaligned"].responses[:2] = [unable] * 2
+    of["patched"].responses[0] = unable
+    (one,) = checks._otherwise(of, 0)
+    assert one.counting == "inability"
+    assert one.answers == 3
+    assert one.causal_effect == pytest.approx((9 - 0) / 10)
+    assert not states_inability("I won't help with that. Theft is illegal.")
 
 
 def errors(se, sp, n=2000):

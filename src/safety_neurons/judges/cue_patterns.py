@@ -154,6 +154,15 @@ WILL_NOT = _regex(r"""
 """)
 CANNOT_VERB = _regex(r"^(?:no,\ |sorry,\ )?I\ (?:can't|cannot)\ (\w+)")
 
+# Declining because it cannot, not because it will not.
+INABILITY = _regex(r"""
+    \b(?:don't|do\ not)\ (?:\w+\ )?have\ (?:the\ |any\ )?
+      (?:ability|abilities|capability|capabilities|capacity|means|access|information)\b
+  | \bnot\ (?:equipped|capable)\b
+  | \b(?:can't|cannot|unable\ to|not\ able\ to)\ (?:\w+ly\ )?
+      (?:access|browse|see|view|hear|send|call|book|open|look\ up|predict|know)\b
+  | \bi\ have\ no\ (?:access|way|information|knowledge)\b
+""")
 LECTURE = _regex(rf"""
     \b(?:is|are|be|was|'s|it)\b\ (?:\w+\ ){{0,4}}{WRONG}\b
   | \b(?:is|are|be|'s)\ (?:\w+\ ){{0,2}}(?:crime|violation\ of|against\ the\ law

@@ -76,6 +76,11 @@ def own_words(text: str) -> str:
     return text
 
 
+def states_inability(answer: str) -> bool:
+    """Whether an English answer says that the model cannot, apart from whether it would."""
+    return bool(patterns.INABILITY.search(own_words(plain(answer))[:_MAX_CHARS]))
+
+
 def cues_of(prompt: str, answer: str) -> list[str]:
     """Names of what the rules see.
 

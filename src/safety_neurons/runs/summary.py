@@ -185,7 +185,8 @@ class Counted(_Bounded):
     """The chosen set's effect if something is counted otherwise.
 
     Args:
-        counting: what counts as a refusal, too: `partial` or `unscored`.
+        counting: what counts as a refusal, too: `partial` or `unscored`; or `inability`: refusals
+            that say that the model cannot count as none.
         answers: of the three settings, how many that moves.
     """
 

@@ -12,6 +12,7 @@ from safety_neurons.errors import UserError
 from safety_neurons.inference import UNALIGNED, perplexities
 from safety_neurons.judges import HarmJudge, Judge, Judges, Verdict, harm_of, verdicts_on
 from safety_neurons.judges.calibration import Calibration, Errors
+from safety_neurons.judges.cues import states_inability
 from safety_neurons.prompts import PromptSet
 from safety_neurons.runs.summary import (
     Coherence,
@@ -54,7 +55,7 @@ def judge_checks(
     judged = {name: evaluator.judged(prompts, chosen.settings[name], name) for name in _COMPARED}
     verdicts = {name: of.verdicts for name, of in judged.items()}
     return JudgeChecks(
-        otherwise=list(_otherwise(verdicts, seed)),
+        otherwise=list(_otherwise(judged, seed)),
         corrected=None if calibration is None else _corrected(verdicts, calibration, seed),
         others=[_by(other, prompts, judged, seed) for other in judges.others],
         harm=[_harm(judge, prompts, judged, seed) for judge in judges.harm],
@@ -102,27 +103,42 @@ def entropy(tokens: Sequence[int]) -> float:
     return -sum(n / total * math.log2(n / total) for n in counts) + 0.0 if total else 0.0
 
 
-def _otherwise(verdicts: Mapping[str, Sequence[Verdict]], seed: int) -> Iterator[Counted]:
-    for also in (Verdict.PARTIAL, Verdict.UNSCORED):
-        moved = sum(list(of).count(also) for of in verdicts.values())
-        if moved:
-            effect = _effect(verdicts, seed, also)
-            yield Counted(
-                counting=str(also),
-                answers=moved,
-                causal_effect=effect.value,
-                ci_low=effect.ci_low,
-                ci_high=effect.ci_high,
-            )
+def _otherwise(judged: Mapping[str, Judged], seed: int) -> Iterator[Counted]:
+    ways = {
+        "partial": lambda verdict, _: verdict is Verdict.PARTIAL,
+        "unscored": lambda verdict, _: verdict is Verdict.UNSCORED,
+        "inability": lambda verdict, said: verdict is Verdict.REFUSAL and states_inability(said),
+    }
+    for name, counted_otherwise in ways.items():
+        moved = {
+            setting: [counted_otherwise(*p) for p in zip(of.verdicts, of.responses, strict=True)]
+            for setting, of in judged.items()
+        }
+        if not any(map(any, moved.values())):
+            continue
+        refusals = {
+            setting: [
+                (verdict is Verdict.REFUSAL) != other
+                for verdict, other in zip(of.verdicts, moved[setting], strict=True)
+            ]
+            for setting, of in judged.items()
+        }
+        effect = _ratio(refusals, seed)
+        yield Counted(
+            counting=name,
+            answers=sum(map(sum, moved.values())),
+            causal_effect=effect.value,
+            ci_low=effect.ci_low,
+            ci_high=effect.ci_high,
+        )
 
 
-def _effect(
-    verdicts: Mapping[str, Sequence[Verdict]], seed: int, also: Verdict | None = None
-) -> Effect:
-    unaligned, aligned, patched = (
-        np.array([v in (Verdict.REFUSAL, also) for v in verdicts[name]], dtype=float)
-        for name in _COMPARED
-    )
+def _effect(verdicts: Mapping[str, Sequence[Verdict]], seed: int) -> Effect:
+    return _ratio({name: [v is Verdict.REFUSAL for v in of] for name, of in verdicts.items()}, seed)
+
+
+def _ratio(refusals: Mapping[str, Sequence[bool]], seed: int) -> Effect:
+    unaligned, aligned, patched = (np.array(refusals[name], dtype=float) for name in _COMPARED)
     return ratio_of_means(patched - unaligned, aligned - unaligned, seed=seed)
 
 
