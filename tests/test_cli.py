@@ -235,6 +235,9 @@ def test_judge_names_what_is_missing(tmp_path):
     judged = invoke("judge", rows, tmp_path / "out.jsonl", "--response-column", "answer")
     assert judged.exit_code == 0
     row = json.loads((tmp_path / "out.jsonl").read_text())
+    said = {name: row.pop(name) for name in ("p_refusal", "p_partial", "p_compliance")}
+    assert sum(said.values()) == pytest.approx(1, abs=1e-3)
+    assert row.pop("judge").startswith("refusal-classifier-")
     assert row == {"prompt": "Hi", "answer": "Hello", "verdict": "compliance"}
 
 

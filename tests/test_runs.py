@@ -129,7 +129,7 @@ def test_the_blocks_of_a_run_are_named_by_their_modules(whole_run):
 def test_fields_of_a_later_version_are_passed_over_and_kept(whole_run, tmp_path):
     run = Path(shutil.copytree(whole_run, tmp_path / "run"))
     summary = json.loads((run / "summary.json").read_text())
-    text = json.dumps({**summary, "coherence": {"entropy": 3}})
+    text = json.dumps({**summary, "fluency": {"entropy": 3}})
     assert Summary.parsed(text) == Summary.parsed(json.dumps(summary))
     manifest = json.loads((run / "manifest.json").read_text())
     (run / "manifest.json").write_text(json.dumps({**manifest, "signed_by": "someone"}))
