@@ -24,8 +24,8 @@ def test_the_whole_job_on_a_tiny_pair(find_arguments, validate_arguments, files,
 
     columns = parquet.read_table(run / "neurons.parquet").to_pydict()
     assert len(columns["layer"]) == LAYERS * 24
-    assert columns["score"] == columns["score_attribution"]
-    assert columns["rank"] == columns["rank_attribution"]
+    assert columns["score"] == columns["score_path_attribution"]
+    assert columns["rank"] == columns["rank_path_attribution"]
     assert sorted(columns["rank_change_score"]) == list(range(LAYERS * 24))
     assert {"mean_aligned", "mean_unaligned"} <= columns.keys()
 
@@ -37,12 +37,12 @@ def test_the_whole_job_on_a_tiny_pair(find_arguments, validate_arguments, files,
     assert summary["unaligned"]["refusal_rate"] is not None
     assert {row["share"] for row in summary["curve"]} == {0.05, 0.5, 1.0}
     assert {row["split"] for row in summary["curve"]} == {"select", "test"}
-    assert {row["ranking"] for row in summary["curve"]} == {"attribution", "change-score"}
+    assert {row["ranking"] for row in summary["curve"]} == {"path-attribution", "change-score"}
     needed = (
         "ranking split share k n unscored causal_effect ci_low ci_high control_mean control_max"
     )
     assert set(needed.split()) <= summary["curve"][0].keys()
-    assert summary["n90"].keys() == {"attribution", "change-score"}
+    assert summary["n90"].keys() == {"path-attribution", "change-score"}
     assert set(summary["seconds"]) == {"find", "validate"}
     # These random models refuse nothing, so there is no effect to tell, and none is made up.
     assert summary["ceiling"] is None
@@ -91,7 +91,7 @@ def test_a_stopped_validation_leaves_no_summary_and_goes_on(
     run = tmp_path / "run"
     assert invoke(*find_arguments, "--out", run).exit_code == 0
     monkeypatch.setattr(
-        "safety_neurons.cli.options.bars", lambda: Interrupting("attribution (test)", 0)
+        "safety_neurons.cli.options.bars", lambda: Interrupting("path-attribution (test)", 0)
     )
     assert invoke("validate", run, *validate_arguments).exit_code == 130
     assert not (run / "summary.json").exists()

@@ -104,7 +104,7 @@ def test_the_whole_job(tmp_path):
         r for r in test if (r["ranking"], r["share"]) == (chosen["ranking"], chosen["share"])
     )
     assert patched == pytest.approx(same["refusal_rate"])
-    top = next(r for r in test if r["ranking"] == "attribution" and r["share"] == 0.05)
+    top = next(r for r in test if r["ranking"] == "path-attribution" and r["share"] == 0.05)
     assert top["causal_effect"] > top["control_max"] + 0.3
     assert summary["harmless"]["random"]["perplexity"] < 100
     page = (run / "report.html").read_text()

@@ -36,7 +36,12 @@ from safety_neurons.studies.validation.options import _select_and_test
 from tests.commands import invoke, refused
 from tests.tiny import BOS, EOS, PAD, tokenizer
 
-EVERY = list(itertools.product(Kind, Split))
+
+def splits(kind: Kind) -> list[Split]:
+    return [s for s in Split if (kind, s) != (Kind.BORDERLINE, Split.CONFIRM)]
+
+
+EVERY = [(kind, split) for kind in Kind for split in splits(kind)]
 
 
 def topic(prompt: Prompt) -> str:
@@ -50,25 +55,30 @@ def topic(prompt: Prompt) -> str:
 @pytest.mark.parametrize(
     ("kind", "sizes"),
     [
-        (Kind.HARMFUL, [440, 120, 80, 200]),
-        (Kind.HARMLESS, [440, 120, 80, 200]),
+        (Kind.HARMFUL, [440, 120, 80, 200, 100]),
+        (Kind.HARMLESS, [440, 120, 80, 200, 100]),
         (Kind.BORDERLINE, [240, 20, 60, 100]),
     ],
 )
 def test_splits_have_their_documented_sizes_and_no_common_ids(kind, sizes):
-    assert list(Split) == ["train", "find", "select", "test"]
-    assert [len(builtin(kind, split)) for split in Split] == sizes
-    ids = [prompt.id for split in Split for prompt in builtin(kind, split)]
+    assert list(Split) == ["train", "find", "select", "test", "confirm"]
+    assert [len(builtin(kind, split)) for split in splits(kind)] == sizes
+    ids = [prompt.id for split in splits(kind) for prompt in builtin(kind, split)]
     assert len(set(ids)) == len(ids)
+
+
+def test_borderline_prompts_have_no_split_to_confirm_on():
+    with pytest.raises(UserError, match="confirm"):
+        builtin(Kind.BORDERLINE, Split.CONFIRM)
 
 
 @pytest.mark.parametrize("kind", Kind)
 def test_ten_categories_in_every_split(kind):
     categories = {prompt.category for prompt in builtin(kind, Split.TEST)}
     assert len(categories) == 10
-    for split in Split:
+    for split in splits(kind):
         assert {prompt.category for prompt in builtin(kind, split)} == categories
-    whole = Counter(p.category for split in Split for p in builtin(kind, split))
+    whole = Counter(p.category for split in splits(kind) for p in builtin(kind, split))
     assert len(set(whole.values())) == 1  # as many of each
 
 
@@ -92,7 +102,9 @@ def test_openings_are_varied():
 def test_no_near_duplicates_across_splits():
     """Over all kinds together, so that no claim is tested on what was seen before."""
     pooled = {
-        split: PromptSet(split, tuple(p for kind in Kind for p in builtin(kind, split)))
+        split: PromptSet(
+            split, tuple(p for kind, of in EVERY if of is split for p in builtin(kind, split))
+        )
         for split in Split
     }
     for one, other in itertools.combinations(Split, 2):
@@ -102,7 +114,7 @@ def test_no_near_duplicates_across_splits():
 
 def test_no_prompt_stands_twice():
     texts = [normalised(text) for kind, split in EVERY for text in builtin(kind, split).texts]
-    assert len(set(texts)) == len(texts) == 2100
+    assert len(set(texts)) == len(texts) == 2300
 
 
 # Near duplicates.

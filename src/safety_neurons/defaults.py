@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+RANKINGS = ("path-attribution", "change-score")
+"""By what units are ranked, the primary ranking first."""
+
 MAX_NEW_TOKENS = 40
 """Where an answer is cut."""
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from safety_neurons.interventions.base import Intervention
     from safety_neurons.judges.base import Judge
     from safety_neurons.judges.harm import HarmJudge
-    from safety_neurons.methods.base import RankingMethod
+    from safety_neurons.methods.base import AnyRanking
 
 T = TypeVar("T")
 
@@ -111,15 +111,16 @@ def _require_name(name: str, what: str) -> None:
         )
 
 
-RANKINGS: Registry[RankingMethod] = Registry(
+RANKINGS: Registry[AnyRanking] = Registry(
     "ranking",
     "rankings",
     {
+        "path-attribution": "safety_neurons.methods.path_attribution:PATH_ATTRIBUTION",
         "attribution": "safety_neurons.methods.attribution:ATTRIBUTION",
         "change-score": "safety_neurons.methods.change_score:CHANGE_SCORE",
     },
 )
-"""By what units are ranked; the default rankings in their order, the primary one first."""
+"""By what units are ranked; the best first."""
 
 JUDGES: Registry[Judge] = Registry(
     "judge",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
@@ -61,3 +61,46 @@ class RankingMethod(Protocol):
     def scores(self, sums: Any) -> Float[Tensor, "unit"]:
         """A score for each unit of the space."""
         ...
+
+
+@runtime_checkable
+class RankingInRounds(Protocol):
+    """A method that reads all prompts several times, each time knowing what it found before.
+
+    Every round is a `RankingMethod` whose `version` says what it knows, so that its saved sums
+    belong to it alone.
+    """
+
+    def completions_of(self, contrasted: Side) -> Side:
+        """Whose completions all rounds are measured on; see `RankingMethod`."""
+        ...
+
+    def round_after(self, space: UnitSpace, sums: Sequence[Any]) -> RankingMethod | None:
+        """The next round, given the sums of those that are done; None if all are."""
+        ...
+
+    def scores(self, sums: Sequence[Any]) -> Float[Tensor, "unit"]:
+        """A score for each unit of the space, from the sums of all rounds."""
+        ...
+
+
+AnyRanking = RankingMethod | RankingInRounds
+
+
+def scored(
+    method: AnyRanking, space: UnitSpace, summed: Callable[[RankingMethod], Any]
+) -> Float[Tensor, "unit"]:
+    """The scores of a method, round by round where it has rounds.
+
+    Args:
+        summed: the sums of a method, or of a round, over all batches.
+
+    Returns:
+        One score a unit of `space`.
+    """
+    if not isinstance(method, RankingInRounds):
+        return method.scores(summed(method))
+    sums: list[Any] = []
+    while (following := method.round_after(space, sums)) is not None:
+        sums.append(summed(following))
+    return method.scores(sums)

@@ -34,9 +34,11 @@ class Split(StrEnum):
     """Choosing a ranking and a share."""
     TEST = "test"
     """Claims, and nothing else."""
+    CONFIRM = "confirm"
+    """Claims once more: written after the default ranking was chosen. No borderline ones."""
 
 
 def builtin(kind: Kind, split: Split) -> PromptSet:
-    """The built-in prompts of one kind and split."""
+    """The built-in prompts of one kind and split; UserError where there are none."""
     loaded = load_prompts(_DATA / f"{kind}.jsonl", split=str(split))
     return PromptSet(f"builtin/{kind}/{split}", loaded.prompts)

@@ -8,15 +8,17 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from safety_neurons import defaults
 from safety_neurons.engine import Side
 from safety_neurons.environment import versions
 from safety_neurons.errors import UserError, reading
 from safety_neurons.inference import Decoding, encode_prompts
-from safety_neurons.methods import CHANGE_SCORE, RankingMethod, accumulate
+from safety_neurons.methods import CHANGE_SCORE, AnyRanking, RankingMethod, accumulate, scored
 from safety_neurons.models import ModelPair
 from safety_neurons.progress import Progress, Silent
 from safety_neurons.prompts import ChatFormat, Kind, PromptSet, Split, builtin
@@ -45,7 +47,7 @@ from safety_neurons.units import Ranking, SiteKind, UnitSpace, write_table
 class FindOptions:
     """What decides a ranking, beside the models and the prompts."""
 
-    rankings: tuple[str, ...] = ("attribution", "change-score")
+    rankings: tuple[str, ...] = defaults.RANKINGS
     """Names of `registry.RANKINGS`; the first is the primary one."""
     sites: tuple[SiteKind, ...] = (SiteKind.MLP,)
     """Whose units are ranked."""
@@ -71,7 +73,7 @@ class FindOptions:
         return ChatFormat(self.system, self.template_args)
 
     @property
-    def methods(self) -> dict[str, RankingMethod]:
+    def methods(self) -> dict[str, AnyRanking]:
         """The rankings by name."""
         return {name: RANKINGS.get(name) for name in self.rankings}
 
@@ -222,7 +224,7 @@ def _rank(
     progress: Progress,
 ) -> None:
     def summed(name: str, method: RankingMethod) -> Any:
-        """The method's sums over all batches, kept in the run's state on the way."""
+        """The sums of a method, or of a round, over all batches, kept in the run's state."""
         most = max(int(options.decoding.batch_size * method.batch_share), 1)
         return accumulate(
             method.zero(space),
@@ -231,10 +233,11 @@ def _rank(
                 replace(options.decoding, batch_size=most),
             ),
             lambda prompts, texts: method.measure(pair, prompts, texts, space),
-            run.state(f"{name}.safetensors"),
+            run.state(f"{name}-{digest(method.version)[:8]}.safetensors"),
             progress,
             method.label,
             decided_by=(
+                name,
                 method.version,
                 repr(space.blocks),
                 pair.identity,
@@ -246,11 +249,16 @@ def _rank(
 
     # The means are of the contrasted completions, whatever else ranks.
     contrasted = summed("change-score", CHANGE_SCORE)
-    scores = {
-        name: method.scores(contrasted if method is CHANGE_SCORE else summed(name, method))
+    rankings = {
+        name: Ranking(
+            name,
+            CHANGE_SCORE.scores(contrasted)
+            if method is CHANGE_SCORE
+            else scored(method, space, functools.partial(summed, name)),
+            space,
+        )
         for name, method in options.methods.items()
     }
-    rankings = {name: Ranking(name, of_units, space) for name, of_units in scores.items()}
     means = {
         "mean_aligned": contrasted.mean_aligned,
         "mean_unaligned": contrasted.mean_unaligned,
