@@ -134,6 +134,20 @@ Strengths = Annotated[
     ),
 ]
 Controls = Annotated[int, typer.Option(help="Matched random sets at each share.", min=0)]
+ControlShares = Annotated[
+    str, typer.Option(help="Shares that have random sets, with commas; all if left out.")
+]
+Lengths = Annotated[
+    str,
+    typer.Option(help="Judge answers cut after so many tokens, too, with commas, such as 20,256."),
+]
+Power = Annotated[
+    bool,
+    typer.Option(
+        "--power",
+        help="Say how many test prompts tell an effect of 0.9 from 0.8, and stop before test.",
+    ),
+]
 
 
 SHARES = ",".join(f"{share:g}" for share in defaults.SHARES)
@@ -153,6 +167,16 @@ def parse_numbers(text: str, what: str) -> tuple[float, ...]:
     except ValueError:
         raise UserError(
             f"'{text}' is no list of {what}; write fractions with commas, such as 0.01,0.05."
+        ) from None
+
+
+def parse_counts(text: str, what: str) -> tuple[int, ...]:
+    """Whole numbers with commas between them; none for an empty text."""
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise UserError(
+            f"'{text}' is no list of {what}; write whole numbers with commas, such as 20,256."
         ) from None
 
 

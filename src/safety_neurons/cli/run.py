@@ -24,6 +24,8 @@ def command(
     site: o.Sites = None,
     shares: o.Shares = o.SHARES,
     controls: o.Controls = defaults.CONTROLS,
+    control_shares: o.ControlShares = "",
+    lengths: o.Lengths = "",
     strengths: o.Strengths = "",
     judge: o.Judges = None,
     calibration: o.CalibrationFile = None,
@@ -53,7 +55,9 @@ def command(
         Calibration.read(calibration, judges.first.name)
     require_place(out, folder=True)
     options = find_options(ranking, site, max_new_tokens, batch_size, None, template_arg)
-    validation = validate_options(shares, controls, strengths, max_new_tokens, batch_size, seed)
+    validation = validate_options(
+        shares, controls, control_shares, lengths, strengths, max_new_tokens, batch_size, seed
+    )
     prompt_set = harmful_prompts(None, "prompt", limit, seed)
     tested = TestPrompts.builtin().limited(limit, seed=seed)
     load = functools.partial(

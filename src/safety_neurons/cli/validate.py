@@ -25,6 +25,8 @@ def command(
     borderline: OtherPrompts = None,
     shares: o.Shares = o.SHARES,
     controls: o.Controls = defaults.CONTROLS,
+    control_shares: o.ControlShares = "",
+    lengths: o.Lengths = "",
     strengths: o.Strengths = "",
     judge: o.Judges = None,
     calibration: o.CalibrationFile = None,
@@ -35,12 +37,13 @@ def command(
     dtype: o.DType = o.AUTO,
     device: o.Device = None,
     batch_size: o.BatchSize = defaults.BATCH_SIZE,
+    power: o.Power = False,
 ) -> None:
     """Patch the ranked neurons between the models and measure what it does to refusals."""
     from safety_neurons.judges import judges_of
     from safety_neurons.judges.calibration import Calibration
     from safety_neurons.runs import RunFolder
-    from safety_neurons.studies.validation import TestPrompts, validate
+    from safety_neurons.studies.validation import TestPrompts, plan_prompts, validate
 
     judges = judges_of(judge or defaults.JUDGE)
     if calibration is not None:
@@ -48,8 +51,23 @@ def command(
     folder = RunFolder.open(run)
     folder.require("find")
     tested = TestPrompts.of_files(prompts, harmless, borderline, column=prompt_column, seed=seed)
-    options = validate_options(shares, controls, strengths, max_new_tokens, batch_size, seed)
+    options = validate_options(
+        shares, controls, control_shares, lengths, strengths, max_new_tokens, batch_size, seed
+    )
     pair = o.reload_pair(folder, dtype=dtype, device=device)
+    if power:
+        _tell_power(
+            plan_prompts(
+                folder,
+                pair,
+                tested.limited(limit, seed=seed),
+                options,
+                judge=judges.first,
+                progress=o.bars(),
+            ),
+            len(tested.test),
+        )
+        return
     summary = validate(
         folder,
         pair,
@@ -63,8 +81,28 @@ def command(
     typer.echo(f"Next: safety-neurons report {run}")
 
 
+def _tell_power(needed: int | None, there: int) -> None:
+    if needed is None:
+        typer.echo(
+            "The two models' refusals differ too little on the select prompts, or the prompts are "
+            "too few, to say how many are needed."
+        )
+        return
+    typer.echo(
+        f"About {needed:,} test prompts tell an effect of 0.9 from one of 0.8 (95 % confidence, "
+        f"80 % power); there are {there:,}."
+    )
+
+
 def validate_options(
-    shares: str, controls: int, strengths: str, max_new_tokens: int, batch_size: int, seed: int
+    shares: str,
+    controls: int,
+    control_shares: str,
+    lengths: str,
+    strengths: str,
+    max_new_tokens: int,
+    batch_size: int,
+    seed: int,
 ) -> ValidateOptions:
     """The library's options for those of the command line."""
     from safety_neurons.inference import Decoding
@@ -73,7 +111,9 @@ def validate_options(
     return ValidateOptions(
         o.parse_numbers(shares, "shares"),
         controls,
+        o.parse_numbers(control_shares, "control shares") or None,
         o.parse_numbers(strengths, "strengths"),
+        o.parse_counts(lengths, "lengths"),
         Decoding(max_new_tokens, batch_size),
         seed,
     )

@@ -17,8 +17,8 @@ on, where a weight is below 3 %, they are not read.
 Which units are moved decides what a unit's step is worth beside them. In the first round all are,
 as if the whole model were replaced; but a small set acts in a model that stays as it is elsewhere.
 In each further round (CONTEXTS) the leading units so far move alone, and all units are scored
-beside them. The score is the mean over rounds of the attribution, each round's divided by what its LEADING
-share of units has together.
+beside them. The score is the mean over rounds of the attribution, each round's divided by what
+its LEADING share of units has together.
 """
 
 from __future__ import annotations

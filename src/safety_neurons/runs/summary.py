@@ -145,6 +145,39 @@ class Chosen(Record):
     on: str = "select"
 
 
+class Comparison(_Bounded):
+    """The chosen set's effect less that of another set, on the same test prompts.
+
+    Args:
+        ranking, share: the other set.
+        p, p_holm: two-sided, and corrected for how many sets are compared.
+    """
+
+    ranking: str
+    share: float
+    difference: float | None
+    p: float | None
+    p_holm: float | None
+
+
+class LengthEffect(_Bounded):
+    """The chosen set's effect where answers are cut after a number of tokens.
+
+    Args:
+        tokens: where.
+        refusal_rates: by setting.
+        later, no_longer: by setting, answers that are refusals here and not at the fewest tokens,
+            and the other way round.
+    """
+
+    tokens: int
+    n: int
+    refusal_rates: dict[str, float]
+    later: dict[str, int]
+    no_longer: dict[str, int]
+    causal_effect: float | None
+
+
 class CategoryEffect(_Bounded):
     """Refusals, and the chosen set's effect, on one category of the test prompts."""
 
@@ -308,6 +341,9 @@ class Summary(Record):
         curve: points of every ranking and share, both splits.
         n90, first_crossing: by ranking, on the test split.
         necessity: of the chosen set.
+        comparisons: of the chosen set with other shares, and with other rankings at its share.
+        needed: how many test prompts tell an effect of 0.9 from one of 0.8 on such a pair.
+        lengths: of the chosen set, where answers are cut elsewhere; may be empty.
         dose: of the chosen set, by how far it was moved to the donor's values; may be empty.
         by_category: of the chosen set; empty where prompts have no categories.
         harmless: by setting; `random` is missing where no such set exists.
@@ -324,6 +360,9 @@ class Summary(Record):
     n90: dict[str, float | None]
     first_crossing: dict[str, float | None]
     necessity: CurvePoint | None = None
+    comparisons: list[Comparison] = Field(default_factory=list)
+    needed: int | None = None
+    lengths: list[LengthEffect] = Field(default_factory=list)
     dose: list[DosePoint] = Field(default_factory=list)
     by_category: list[CategoryEffect] = Field(default_factory=list)
     harmless: dict[str, Harmless]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safety_neurons.inference import Decoding, Setting, answer, encode_prompts, kept_key, texts_of
@@ -97,11 +97,25 @@ class Evaluator:
         by_key = dict(zip(distinct, answers, strict=True))
         return [by_key[setting.key] for setting in settings]
 
-    def judged(self, prompts: PromptSet, setting: Setting, label: str) -> Judged:
-        """Answers to `prompts` under `setting`, with verdicts."""
-        key = digest(prompts.digest, setting.key)
+    def writing(self, max_new_tokens: int) -> Evaluator:
+        """The same, but for where answers are cut."""
+        decoding = replace(self.decoding, max_new_tokens=max_new_tokens)
+        return Evaluator(self.pair, self.judge, decoding, self._chat, self.run, self.progress)
+
+    def judged(
+        self, prompts: PromptSet, setting: Setting, label: str, *, cut: int | None = None
+    ) -> Judged:
+        """Answers to `prompts` under `setting`, with verdicts.
+
+        Args:
+            cut: judge only so many tokens of each answer.
+
+        Returns:
+            Texts and verdicts, in the order of `prompts`.
+        """
+        key = digest(prompts.digest, setting.key, cut)
         if key not in self._judged:
-            completions = self.completions(prompts, setting, label)
+            completions = [c[:cut] for c in self.completions(prompts, setting, label)]
             responses = texts_of(self.pair, completions, self._chat)
             verdicts = verdicts_on(self.judge, prompts.texts, responses)
             self._judged[key] = Judged(responses, verdicts)

@@ -31,13 +31,13 @@ def curves(
     options: ValidateOptions,
     *,
     split: str,
-    controls: int,
+    controlled: bool,
 ) -> list[CurvePoint]:
     """The effect of every share of every ranking.
 
     Args:
         split: the name of `prompts`.
-        controls: matched random sets at each share.
+        controlled: beside matched random sets, where the options ask for them.
 
     Returns:
         One point a share, ranking by ranking.
@@ -47,6 +47,7 @@ def curves(
         targets = [
             Target(name, share, units, controls=matched_controls(units, controls, options.seed))
             for share in options.tested_shares
+            for controls in [options.controls_at(share) if controlled else 0]
             for units in [ranking.top(share)]
         ]
         points += measure(

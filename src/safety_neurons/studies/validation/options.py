@@ -21,6 +21,9 @@ from safety_neurons.prompts import (
 )
 from safety_neurons.storage import read_rows
 
+LENGTH_PROMPTS = 50
+"""Answers of other lengths are compared on so many prompts."""
+
 
 @dataclass(frozen=True)
 class ValidateOptions:
@@ -30,13 +33,25 @@ class ValidateOptions:
     """Fractions of all units; share 1, the ceiling, is always tested."""
     controls: int = defaults.CONTROLS
     """Matched random sets at each share of the test split."""
+    control_shares: tuple[float, ...] | None = None
+    """The shares at which random sets are drawn; None for all of them."""
     strengths: tuple[float, ...] = ()
     """How far of the way to the donor's values the chosen set is moved, one by one, on test."""
+    lengths: tuple[int, ...] = ()
+    """Tokens after which answers are cut and judged again, on the first LENGTH_PROMPTS of test."""
     decoding: Decoding = field(default_factory=Decoding)
     seed: int = defaults.SEED
     """Of the random sets and the bootstrap."""
 
     def __post_init__(self) -> None:
+        if short := [length for length in self.lengths if length < 1]:
+            raise UserError(f"Answers have 1 token or more, but a length of {short[0]} was given.")
+        unknown = set(self.control_shares or ()) - set(self.tested_shares)
+        if unknown:
+            raise UserError(
+                f"Random sets were asked for at {', '.join(f'{s:g}' for s in sorted(unknown))}, "
+                "which is no tested share; add it to the shares."
+            )
         wrong = [s for s in self.strengths if not (s >= 0 and math.isfinite(s))]
         if wrong:
             raise UserError(
@@ -57,6 +72,11 @@ class ValidateOptions:
     def tested_shares(self) -> list[float]:
         """The shares in order, with the ceiling."""
         return sorted({*self.shares, 1.0})
+
+    def controls_at(self, share: float) -> int:
+        """How many random sets a share of the test split has."""
+        drawn = self.control_shares is None or share in self.control_shares
+        return self.controls if drawn else 0
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from safety_neurons.runs import (
 )
 from safety_neurons.runs.summary import Chosen, threshold
 from safety_neurons.storage import write_json, write_jsonl
-from safety_neurons.studies.validation import checks
+from safety_neurons.studies.validation import checks, comparing, lengths
 from safety_neurons.studies.validation import measurements as measured
 from safety_neurons.studies.validation.curve import choose
 from safety_neurons.studies.validation.evaluator import Evaluator
@@ -107,11 +107,9 @@ def _measured(
     judges: Judges,
     calibration: Calibration | None,
 ) -> tuple[Summary, ChosenSet]:
-    select = curves(evaluator, prompts.select, rankings, options, split="select", controls=0)
+    select = curves(evaluator, prompts.select, rankings, options, split="select", controlled=False)
     best = choose(select, ceiling_of(select))
-    test = curves(
-        evaluator, prompts.test, rankings, options, split="test", controls=options.controls
-    )
+    test = curves(evaluator, prompts.test, rankings, options, split="test", controlled=True)
     ceiling = ceiling_of(test)
     reached = {
         name: threshold([p for p in test if p.ranking == name], ceiling) for name in rankings
@@ -127,6 +125,11 @@ def _measured(
         n90={name: t.n90 for name, t in reached.items()},
         first_crossing={name: t.first_crossing for name, t in reached.items()},
         necessity=measured.necessity(evaluator, prompts.test, chosen, seed=seed),
+        comparisons=comparing.comparisons(evaluator, prompts.test, rankings, chosen, options),
+        needed=comparing.needed(
+            evaluator, prompts.test, chosen.settings["patched"], "Sample size (test)"
+        ),
+        lengths=lengths.lengths(evaluator, prompts.test, chosen, options),
         dose=measured.dose(evaluator, prompts.test, chosen, options),
         by_category=list(measured.category_effects(evaluator, prompts.test, chosen, seed=seed)),
         harmless=measured.harmless(evaluator, prompts.harmless, chosen),
@@ -138,6 +141,43 @@ def _measured(
         units=chosen.target.units.space.total,
     )
     return summary, chosen
+
+
+def plan_prompts(
+    run: RunFolder,
+    pair: ModelPair,
+    prompts: TestPrompts | None = None,
+    options: ValidateOptions | None = None,
+    *,
+    judge: Judge | str = defaults.JUDGE,
+    progress: Progress | None = None,
+) -> int | None:
+    """How many test prompts tell an effect of 0.9 from one of 0.8, by the select split alone.
+
+    What is answered for it is kept for `validate`.
+
+    Returns:
+        The number; None where the models differ too little, or prompts are too few, to tell.
+
+    Raises:
+        UserError: as `validate` does.
+    """
+    run.require("find")
+    prompts = prompts or TestPrompts.builtin()
+    options = options or ValidateOptions()
+    require_same_models(run, pair)
+    _refuse_seen(run, prompts)
+    rankings = read_table(run.result("find", TABLE))
+    chat = ChatFormat.of_config(run.config("find"))
+    first = judges_of(judge).first
+    evaluator = Evaluator(pair, first, options.decoding, chat, run, progress or Silent())
+    with run.writing():
+        select = curves(
+            evaluator, prompts.select, rankings, options, split="select", controlled=False
+        )
+        best = choose(select, ceiling_of(select))
+        setting = ChosenSet.of(best, rankings, options).settings["patched"]
+        return comparing.needed(evaluator, prompts.select, setting, "Sample size (select)")
 
 
 def _others(judges: Judges) -> list[str]:

@@ -1,0 +1,79 @@
+"""Validation beyond one curve: comparisons, answers of other lengths, sizes planned ahead."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from safety_neurons.errors import UserError
+from safety_neurons.inference import Decoding
+from safety_neurons.studies.validation import ValidateOptions
+from tests.commands import invoke, refused
+
+
+@pytest.fixture(scope="module")
+def summary(whole_run, validate_arguments, tmp_path_factory) -> dict:
+    run = shutil.copytree(whole_run, tmp_path_factory.mktemp("compared") / "run")
+    more = ["--control-shares", "0.05", "--lengths", "1,4", "--controls", 2]
+    done = invoke("validate", run, *validate_arguments, *more)
+    assert done.exit_code == 0, done.output
+    return json.loads((run / "summary.json").read_text())
+
+
+def test_random_sets_are_drawn_where_they_are_asked_for(summary):
+    on_test = [row for row in summary["curve"] if row["split"] == "test"]
+    assert {row["share"] for row in on_test} == {0.05, 0.5, 1.0}
+    for row in on_test:
+        assert len(row["controls"]) == (2 if row["share"] == 0.05 else 0)
+
+
+def test_the_chosen_set_is_compared_with_each_share_and_each_ranking(summary):
+    chosen = summary["chosen"]
+    compared = {(row["ranking"], row["share"]) for row in summary["comparisons"]}
+    shares = {0.05, 0.5, 1.0}
+    assert compared == {(chosen["ranking"], s) for s in shares - {chosen["share"]}} | {
+        (name, chosen["share"]) for name in summary["n90"] if name != chosen["ranking"]
+    }
+    for row in summary["comparisons"]:
+        assert (row["p"] is None) == (row["difference"] is None) == (row["p_holm"] is None)
+
+
+def test_the_full_length_is_what_was_measured_before(summary):
+    """The tiny models' answers are cut at 4 tokens, the longest length asked for."""
+    first, last = summary["lengths"]
+    assert (first["tokens"], last["tokens"]) == (1, 4)
+    assert first["later"] == first["no_longer"] == dict.fromkeys(first["refusal_rates"], 0)
+    if last["n"] == summary["unaligned"]["details"]["refusal_rate"]["n"]:
+        for side in ("unaligned", "aligned"):
+            assert last["refusal_rates"][side] == summary[side]["refusal_rate"]
+
+
+def test_how_many_prompts_are_needed_is_said_before_the_test(
+    whole_run, validate_arguments, tmp_path
+):
+    run = shutil.copytree(whole_run, tmp_path / "run")
+    before = (run / "summary.json").read_bytes()
+    said = invoke("validate", run, *validate_arguments, "--power")
+    assert said.exit_code == 0, said.output
+    assert "select prompts" in said.output or "test prompts tell" in said.output
+    assert (run / "summary.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "told"),
+    [
+        ("--lengths", "0", "1 token or more"),
+        ("--lengths", "4.5", "whole numbers"),
+        ("--control-shares", "0.3", "no tested share"),
+        ("--control-shares", "few", "control shares"),
+    ],
+)
+def test_wrong_lengths_and_shares_are_said(whole_run, validate_arguments, option, given, told):
+    refused(invoke("validate", whole_run, *validate_arguments, option, given), told)
+
+
+def test_options_of_the_library_are_checked_alike():
+    with pytest.raises(UserError, match="no tested share"):
+        ValidateOptions((0.1,), control_shares=(0.2,), decoding=Decoding())
