@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from safety_neurons.engine import Side
@@ -37,18 +38,24 @@ class Completions:
             for rows in decoding.batches(self.prompts)
         ]
 
+    def of(self, rows: Sequence[int]) -> Completions:
+        """Those of some prompts, by their places."""
+        return Completions(
+            [self.prompts[i] for i in rows],
+            {side: [answers[i] for i in rows] for side, answers in self.by_side.items()},
+        )
 
-def complete(
+
+def answered(
     pair: ModelPair,
     prompts: PromptSet,
-    sides: list[Side],
+    sides: Sequence[Side],
     decoding: Decoding,
     chat: ChatFormat,
     run: RunFolder,
-    stage: Stage,
     progress: Progress,
 ) -> Completions:
-    """Let each of `sides` answer all prompts, and write the answers to the stage's results."""
+    """Let each of `sides` answer all prompts; answers that the run has kept are not made again."""
     encoded = encode_prompts(pair, prompts, decoding, chat)
     by_side = {
         side: answer(
@@ -62,6 +69,22 @@ def complete(
         )[0]
         for side in sides
     }
+    return Completions(encoded, by_side)
+
+
+def complete(
+    pair: ModelPair,
+    prompts: PromptSet,
+    sides: list[Side],
+    decoding: Decoding,
+    chat: ChatFormat,
+    run: RunFolder,
+    stage: Stage,
+    progress: Progress,
+) -> Completions:
+    """Let each of `sides` answer all prompts, and write the answers to the stage's results."""
+    completions = answered(pair, prompts, sides, decoding, chat, run, progress)
+    by_side = completions.by_side
     texts = {side: texts_of(pair, answers, chat) for side, answers in by_side.items()}
     rows = (
         CompletionRow(
@@ -73,4 +96,4 @@ def complete(
     )
     # A model that was not asked has no column, else the file's reader would take it for empty.
     write_jsonl(stage.file(COMPLETIONS), (row.model_dump(exclude_none=True) for row in rows))
-    return Completions(encoded, by_side)
+    return completions

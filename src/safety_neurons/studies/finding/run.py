@@ -8,17 +8,15 @@
 
 from __future__ import annotations
 
-import functools
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safety_neurons import defaults
 from safety_neurons.engine import Side
-from safety_neurons.environment import versions
 from safety_neurons.errors import UserError, reading
 from safety_neurons.inference import Decoding, encode_prompts
-from safety_neurons.methods import CHANGE_SCORE, AnyRanking, RankingMethod, accumulate, scored
+from safety_neurons.methods import CHANGE_SCORE, AnyRanking
 from safety_neurons.models import ModelPair
 from safety_neurons.progress import Progress, Silent
 from safety_neurons.prompts import ChatFormat, Kind, PromptSet, Split, builtin
@@ -40,6 +38,7 @@ from safety_neurons.runs.manifest import (
 )
 from safety_neurons.storage import digest, write_whole
 from safety_neurons.studies.finding.completions import Completions, complete
+from safety_neurons.studies.finding.ranking import Given
 from safety_neurons.units import Ranking, SiteKind, UnitSpace, write_table
 
 
@@ -223,40 +222,13 @@ def _rank(
     stage: Stage,
     progress: Progress,
 ) -> None:
-    def summed(name: str, method: RankingMethod) -> Any:
-        """The sums of a method, or of a round, over all batches, kept in the run's state."""
-        most = max(int(options.decoding.batch_size * method.batch_share), 1)
-        return accumulate(
-            method.zero(space),
-            completions.batches(
-                method.completions_of(options.contrast_on),
-                replace(options.decoding, batch_size=most),
-            ),
-            lambda prompts, texts: method.measure(pair, prompts, texts, space),
-            run.state(f"{name}-{digest(method.version)[:8]}.safetensors"),
-            progress,
-            method.label,
-            decided_by=(
-                name,
-                method.version,
-                repr(space.blocks),
-                pair.identity,
-                str(pair.dtype),
-                pair.device.type,
-                versions(),
-            ),
-        )
-
+    given = Given(pair, completions, space, options.contrast_on, options.decoding, run, progress)
     # The means are of the contrasted completions, whatever else ranks.
-    contrasted = summed("change-score", CHANGE_SCORE)
+    contrasted = given.summed("change-score", CHANGE_SCORE)
     rankings = {
-        name: Ranking(
-            name,
-            CHANGE_SCORE.scores(contrasted)
-            if method is CHANGE_SCORE
-            else scored(method, space, functools.partial(summed, name)),
-            space,
-        )
+        name: Ranking(name, CHANGE_SCORE.scores(contrasted), space)
+        if method is CHANGE_SCORE
+        else given.ranking(name, method)
         for name, method in options.methods.items()
     }
     means = {
