@@ -16,6 +16,7 @@ from safety_neurons.cli import (
     report,
     run,
     save_set,
+    stability,
     train_judge,
     validate,
 )
@@ -32,6 +33,7 @@ for module in (
     run,
     find,
     validate,
+    stability,
     report,
     save_set,
     generate,

@@ -18,7 +18,14 @@ from safety_neurons.report.neurontable import neuron_tables
 from safety_neurons.report.provenance import Provenance
 from safety_neurons.report.sentences import conclusion
 from safety_neurons.report.templating import rendered
-from safety_neurons.runs import TABLE, RunFolder, Summary, read_samples, read_summary
+from safety_neurons.runs import (
+    TABLE,
+    RunFolder,
+    Summary,
+    read_samples,
+    read_stability,
+    read_summary,
+)
 from safety_neurons.runs.summary import SETTINGS
 from safety_neurons.storage import write_text
 from safety_neurons.units import read_table
@@ -60,6 +67,7 @@ def _html(run: RunFolder, summary: Summary) -> str:
         definitions=judging.DEFINITIONS,
         otherwise=judging.OTHERWISE,
         trust=judging.trust_in(summary),
+        stability=read_stability(run),
         samples=answers.shown(read_samples(run)),
         settings=[name for name in SETTINGS if name in summary.harmless],
         provenance=Provenance.of(run, summary.judge),

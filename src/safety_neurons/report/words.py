@@ -55,6 +55,13 @@ def number(value: float | None) -> str:
     return NOT_ENOUGH if value is None else _minus(f"{value:#.3g}".removesuffix("."))
 
 
+def p_value(value: float | None) -> str:
+    """`0.03`, `under 0.001`."""
+    if value is None:
+        return NOT_ENOUGH
+    return "under 0.001" if value < 0.001 else f"{value:.2g}"
+
+
 def noun_of(kinds: Iterable[SiteKind]) -> str:
     """What the units of these sites are called on a page: neurons, unless there are others."""
     return "neurons" if {kind.units for kind in kinds} <= {SiteKind.MLP.units} else "units"

@@ -3,8 +3,9 @@
 from safety_neurons.runs.folder import DAMAGED, TABLE, RunFolder, Stage
 from safety_neurons.runs.manifest import Manifest
 from safety_neurons.runs.models import reload_pair, require_same_models
-from safety_neurons.runs.reading import read_samples, read_summary
+from safety_neurons.runs.reading import read_samples, read_stability, read_summary
 from safety_neurons.runs.samples import COMPLETIONS, SAMPLES, CompletionRow, SampleAnswer, SampleRow
+from safety_neurons.runs.stability import StabilityCard
 from safety_neurons.runs.summary import SUMMARY, CurvePoint, Summary
 
 __all__ = [
@@ -19,9 +20,11 @@ __all__ = [
     "RunFolder",
     "SampleAnswer",
     "SampleRow",
+    "StabilityCard",
     "Stage",
     "Summary",
     "read_samples",
+    "read_stability",
     "read_summary",
     "reload_pair",
     "require_same_models",

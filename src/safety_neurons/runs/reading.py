@@ -5,6 +5,7 @@ from __future__ import annotations
 from safety_neurons.errors import reading
 from safety_neurons.runs.folder import RunFolder
 from safety_neurons.runs.samples import SAMPLES, SampleRow
+from safety_neurons.runs.stability import STABILITY, StabilityCard
 from safety_neurons.runs.summary import SUMMARY, Summary
 
 _REMEDY = "run `safety-neurons validate` again"
@@ -23,6 +24,22 @@ def read_summary(run: RunFolder) -> Summary:
     file = run.result("validate", SUMMARY)
     with reading(file, remedy=_REMEDY):
         return Summary.parsed(file.read_text(encoding="utf-8"))
+
+
+def read_stability(run: RunFolder) -> StabilityCard | None:
+    """The stability card of a run.
+
+    Returns:
+        What `stability` gave, None where it was not measured.
+
+    Raises:
+        UserError: if the file is damaged or lost.
+    """
+    if not run.is_complete("stability"):
+        return None
+    file = run.result("stability", STABILITY)
+    with reading(file, remedy="run `safety-neurons stability` again"):
+        return StabilityCard.parsed(file.read_text(encoding="utf-8"))
 
 
 def read_samples(run: RunFolder) -> list[SampleRow]:

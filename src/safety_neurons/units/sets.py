@@ -8,11 +8,14 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from safety_neurons.errors import UserError
 from safety_neurons.units.space import BlockKey, UnitSpace
+
+NEAREST = 5
+"""Of so many units of nearly the same value one is drawn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +109,33 @@ class UnitSet:
     def per_layer(self) -> list[int]:
         """How many units of the set each layer has."""
         return self.space.by_layer(self.per_block())
+
+    def matched_by(self, values: Float[Tensor, "unit"], seed: int) -> UnitSet | None:
+        """As many units in each block, outside the set, with about the same values.
+
+        Args:
+            values: one for each unit of the space, such as how much its mean activation differs.
+
+        Returns:
+            For each unit, one of the NEAREST in value that are left in its block, drawn with
+            `seed`; None where too few are left.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        free = torch.ones(self.space.total, dtype=torch.bool)
+        free[self.flat] = False
+        drawn = []
+        for unit in self.flat.tolist():
+            place = int(self.space.blocks_of(torch.tensor(unit)))
+            block = self.space.slice_of(self.space.keys[place])
+            left = free[block].nonzero().flatten() + block.start
+            if not len(left):
+                return None
+            nearest = (values[left] - values[unit]).abs().argsort(stable=True)[:NEAREST]
+            taken = left[nearest[torch.randint(len(nearest), (1,), generator=generator)]]
+            free[taken] = False
+            drawn.append(taken)
+        flat = torch.cat(drawn) if drawn else torch.empty(0)
+        return UnitSet.of(flat, self.space, control="matched by magnitude", seed=seed)
 
     def matched_random(self, seed: int) -> UnitSet | None:
         """As many units in each block, drawn outside the set; None where too few are left."""

@@ -138,7 +138,7 @@ def _find(
 ) -> None:
     for note in pair.notes:
         progress.note(note)
-    results, read_by = [TABLE, COMPLETIONS], ["validate", "report"]
+    results, read_by = [TABLE, COMPLETIONS], ["validate", "stability", "report"]
     with run.stage("find", config, results, read_by=read_by) as stage:
         run.record(
             shared_weights=pair.shared,

@@ -86,7 +86,9 @@ def validate(
         **({"other_judges": names} if (names := _others(judges)) else {}),
         **({"calibration": errors.model_dump()} if errors else {}),
     }
-    with run.stage("validate", config, [SUMMARY, SAMPLES], read_by=["report"]) as stage:
+    with run.stage(
+        "validate", config, [SUMMARY, SAMPLES], read_by=["stability", "report"]
+    ) as stage:
         chat = ChatFormat.of_config(run.config("find"))
         evaluator = Evaluator(pair, judges.first, options.decoding, chat, run, progress)
         summary, chosen = _measured(evaluator, prompts, options, rankings, judges, errors)

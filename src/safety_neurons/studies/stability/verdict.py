@@ -1,0 +1,91 @@
+"""Stable, fragile or noise: the rules, stated once for the card and for the page.
+
+1. *Noise*: the effect cannot be told, or its interval does not lie above the effect of every
+   control set; or the sets found on the two halves of the prompts share no more than NO_MORE times
+   what chance gives.
+2. *Stable*: not noise; the halves' sets have an intersection over union of at least ALIKE; and
+   every set that another run chose has at least TRANSFERS of the own set's effect here.
+3. *Fragile*: all else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from safety_neurons.runs.stability import Overlap, SetEffect, Verdict
+
+HALVES = "halves of the prompts"
+NO_MORE = 2.0
+ALIKE = 0.5
+TRANSFERS = 0.5
+
+RULES = (
+    "Noise: the effect cannot be told, or its interval does not lie above every control set's "
+    "effect, or the sets of two halves of the prompts share no more than "
+    f"{NO_MORE:g} times what chance gives. "
+    f"Stable: not noise, the halves' sets have an intersection over union of at least {ALIKE:g}, "
+    f"and every other run's set has at least {TRANSFERS:g} of the effect. Fragile: all else."
+)
+
+
+def judged(
+    own: SetEffect,
+    controls: Sequence[SetEffect],
+    overlaps: Sequence[Overlap],
+    transfers: Sequence[SetEffect],
+) -> tuple[Verdict, list[str]]:
+    """What the set is, and why.
+
+    Returns:
+        The verdict, and its reasons as parts of a sentence.
+    """
+    (halves,) = [overlap for overlap in overlaps if overlap.changed == HALVES]
+    if noise := _noise(own, controls, halves):
+        return Verdict.NOISE, noise
+    fragile = []
+    if halves.iou is None or halves.iou < ALIKE:
+        fragile.append(f"the sets of two halves of the prompts have only {_shared(halves)}")
+    for other in transfers:
+        if other.causal_effect is None or other.causal_effect < TRANSFERS * (
+            own.causal_effect or 0
+        ):
+            fragile.append(f"the set of {other.name} has an effect of {_number(other)} here")
+    if fragile:
+        return Verdict.FRAGILE, fragile
+    reasons = [
+        f"its effect of {_number(own)} lies above every control set's",
+        f"the sets of two halves of the prompts have {_shared(halves)}",
+    ]
+    if transfers:
+        least = min(transfer.causal_effect or 0.0 for transfer in transfers)
+        reasons.append(f"the sets of other runs have an effect of at least {least:.2f} here")
+    return Verdict.STABLE, reasons
+
+
+def _noise(own: SetEffect, controls: Sequence[SetEffect], halves: Overlap) -> list[str]:
+    if own.causal_effect is None or own.ci_low is None:
+        return ["its effect cannot be told"]
+    reasons = []
+    known = [control.causal_effect for control in controls if control.causal_effect is not None]
+    if known and own.ci_low <= max(known):
+        reasons.append(
+            f"its effect of {_number(own)} is not told from a control set's ({max(known):.2f})"
+        )
+    if halves.iou is None or halves.chance is None or halves.iou <= NO_MORE * halves.chance:
+        reasons.append(f"the sets of two halves of the prompts have {_shared(halves)}")
+    return reasons
+
+
+def _shared(halves: Overlap) -> str:
+    def shown(value: float | None) -> str:
+        return "–" if value is None else f"{value:.2f}"
+
+    return f"an intersection over union of {shown(halves.iou)} (by chance {shown(halves.chance)})"
+
+
+def _number(effect: SetEffect) -> str:
+    if effect.causal_effect is None:
+        return "nothing that can be told"
+    if effect.ci_low is None or effect.ci_high is None:
+        return f"{effect.causal_effect:.2f}"
+    return f"{effect.causal_effect:.2f} ({effect.ci_low:.2f} to {effect.ci_high:.2f})"
