@@ -11,6 +11,7 @@ from safety_neurons.methods.attribution import AttributionSums
 from safety_neurons.methods.path_attribution import (
     CONTEXTS,
     DECAY,
+    HARMLESS_CONTEXTS,
     HORIZON,
     PATH_ATTRIBUTION,
     attribute_along,
@@ -138,25 +139,35 @@ def test_rounds_know_what_those_before_found(zoo):
     pair, _ = models(zoo, "llama", KINDS[0])
     space = pair.space()
     assert isinstance(PATH_ATTRIBUTION, RankingInRounds)
-    versions, moved = [], []
+    rounds, found = [], []
 
     def summed(method) -> AttributionSums:
-        versions.append(method.version)
-        moved.append(method.moved)
-        return method.measure(pair, prompts(), COMPLETIONS, space)
+        rounds.append(method)
+        found.append(method.measure(pair, prompts(), COMPLETIONS, space))
+        return found[-1]
 
     scores = scored(PATH_ATTRIBUTION, space, summed)
-    assert len(versions) == 1 + len(CONTEXTS)
-    assert versions[0] != versions[1]
-    assert moved[0] is None
-    assert all(len(of) == 1 for of in moved[1:])
-    first = PATH_ATTRIBUTION.round_after(space, []).measure(pair, prompts(), COMPLETIONS, space)
-    assert moved[1].flat.tolist() == [int(first.attribution.argmax())]
-    # A round's positive attributions are told in parts of the leading ones.
-    rounds = [PATH_ATTRIBUTION.scores([first])]
-    assert float(rounds[0].max()) == pytest.approx(1.0)
-    assert scores.shape == (space.total,)
-    assert torch.isfinite(scores).all()
+    harmful = 1 + len(CONTEXTS)
+    assert [r.on_harmless for r in rounds] == [False] * harmful + [True] * len(HARMLESS_CONTEXTS)
+    assert rounds[0].moved is None
+    assert all(len(r.moved) == 1 for r in rounds[1:])  # of 48 neurons
+    assert rounds[1].moved.flat.tolist() == [int(found[0].attribution.argmax())]
+    assert rounds[1].version != rounds[-1].version
+    # By hand: the leading share of 48 neurons is one of them.
+    led = [of.attribution.max() / 3 for of in found[:harmful]]
+    by_hand = sum(of.attribution / 3 / one for of, one in zip(found, led)) / harmful  # noqa: B905
+    kept = sum(of.attribution / 3 for of in found[harmful:]) / len(HARMLESS_CONTEXTS)
+    by_hand = by_hand + kept / led[1 + CONTEXTS.index(HARMLESS_CONTEXTS[0])]
+    torch.testing.assert_close(scores, by_hand, rtol=1e-12, atol=1e-12)
+
+
+def test_a_pair_of_the_same_model_has_no_score(zoo):
+    pair = zoo.pair(zoo.source("llama", None), zoo.source("llama", None))
+    space = pair.space()
+    scores = scored(
+        PATH_ATTRIBUTION, space, lambda r: r.measure(pair, prompts(), COMPLETIONS, space)
+    )
+    assert scores.abs().max() == 0
 
 
 def test_midpoints_are_the_middles_of_even_parts():

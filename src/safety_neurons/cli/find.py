@@ -21,6 +21,7 @@ def command(
     unaligned: o.Unaligned,
     out: o.Out,
     prompts: o.Prompts = None,
+    harmless: o.HarmlessPrompts = None,
     ranking: o.Rankings = None,
     site: o.Sites = None,
     prompt_column: o.PromptColumn = "prompt",
@@ -50,7 +51,14 @@ def command(
         trust_remote_code=trust_remote_code,
         template_from=template_from,
     )
-    find(pair, out, prompt_set, options, progress=o.bars())
+    find(
+        pair,
+        out,
+        prompt_set,
+        options,
+        harmless=harmless_prompts(harmless, prompt_column, limit, seed),
+        progress=o.bars(),
+    )
     space = pair.space(*options.sites)
     what = " and ".join(kind.units for kind in space.kinds)
     typer.echo(f"Ranked {space.total:,} {what} on {len(prompt_set)} prompts: {out}")
@@ -63,6 +71,18 @@ def harmful_prompts(source: str | None, column: str, limit: int | None, seed: in
 
     found = (
         builtin(Kind.HARMFUL, Split.FIND) if source is None else load_prompts(source, column=column)
+    )
+    return found.limited(limit, seed=seed)
+
+
+def harmless_prompts(source: str | None, column: str, limit: int | None, seed: int) -> PromptSet:
+    """What should not be refused: a file's prompts, or the built-in split `find`."""
+    from safety_neurons.prompts import Kind, Split, builtin, load_prompts
+
+    found = (
+        builtin(Kind.HARMLESS, Split.FIND)
+        if source is None
+        else load_prompts(source, column=column)
     )
     return found.limited(limit, seed=seed)
 

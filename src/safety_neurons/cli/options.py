@@ -34,6 +34,10 @@ Prompts = Annotated[
     str | None,
     typer.Option(help="Harmful prompts: a .jsonl, .csv or .parquet file, or hub:owner/name."),
 ]
+HarmlessPrompts = Annotated[
+    str | None,
+    typer.Option(help="Harmless prompts that the default ranking reads, too; else built-in ones."),
+]
 PromptColumn = Annotated[str, typer.Option(help="The column that holds the prompt.")]
 ResponseColumn = Annotated[str, typer.Option(help="The column with the answer.")]
 Limit = Annotated[int | None, typer.Option(help="At most so many prompts of each set.", min=1)]

@@ -11,7 +11,7 @@ import typer
 from safety_neurons import defaults
 from safety_neurons.cli import options as o
 from safety_neurons.cli.errors import explained
-from safety_neurons.cli.find import find_options, harmful_prompts
+from safety_neurons.cli.find import find_options, harmful_prompts, harmless_prompts
 from safety_neurons.cli.validate import print_summary, validate_options
 
 
@@ -68,7 +68,14 @@ def command(
         trust_remote_code=trust_remote_code,
         template_from=template_from,
     )
-    folder = find(load(dtype=o.FLOAT32), out, prompt_set, options, progress=o.bars())
+    folder = find(
+        load(dtype=o.FLOAT32),
+        out,
+        prompt_set,
+        options,
+        harmless=harmless_prompts(None, "prompt", limit, seed),
+        progress=o.bars(),
+    )
     pair = load(dtype=dtype)
     summary = validate(
         folder, pair, tested, validation, judge=judges, calibration=calibration, progress=o.bars()

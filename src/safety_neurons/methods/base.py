@@ -68,8 +68,13 @@ class RankingInRounds(Protocol):
     """A method that reads all prompts several times, each time knowing what it found before.
 
     Every round is a `RankingMethod` whose `version` says what it knows, so that its saved sums
-    belong to it alone.
+    belong to it alone. A round whose `on_harmless` is true reads harmless prompts.
     """
+
+    @property
+    def reads_harmless(self) -> bool:
+        """Whether any of its rounds does."""
+        ...
 
     def completions_of(self, contrasted: Side) -> Side:
         """Whose completions all rounds are measured on; see `RankingMethod`."""

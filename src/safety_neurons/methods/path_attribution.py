@@ -17,14 +17,19 @@ on, where a weight is below 3 %, they are not read.
 Which units are moved decides what a unit's step is worth beside them. In the first round all are,
 as if the whole model were replaced; but a small set acts in a model that stays as it is elsewhere.
 In each further round (CONTEXTS) the leading units so far move alone, and all units are scored
-beside them. The score is the mean over rounds of the attribution, each round's divided by what
-its LEADING share of units has together.
+beside them. Rounds are averaged, each round's attribution divided by what its LEADING share of
+units has together.
+
+A set that makes a model refuse makes it refuse harmless prompts, too. So in two more rounds
+(HARMLESS_CONTEXTS) the leading units move on harmless prompts, with the aligned model's own answers
+to these: what units do to their likelihood is added, and units that would have them refused fall
+behind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -44,6 +49,8 @@ HORIZON = 16
 """How many tokens of a completion are read."""
 CONTEXTS = (0.02, 0.005, 0.002)
 """Shares of the leading units that are moved alone, one a round."""
+HARMLESS_CONTEXTS = (0.005, 0.002)
+"""The same on harmless prompts."""
 LEADING = 0.02
 """The share of units whose attribution a round's scores are told in."""
 
@@ -225,22 +232,25 @@ class _Round:
 
     Args:
         moved: the units that move together; None for all.
+        on_harmless: whether it reads the harmless prompts.
     """
 
     number: int
     steps: int
-    moved: UnitSet | None = field(default=None)
+    moved: UnitSet | None = None
+    on_harmless: bool = False
 
     batch_share = 0.5
 
     @property
     def version(self) -> str:
         context = self.moved.key if self.moved is not None else "all"
-        return f"{PathAttribution.version}/{self.steps}/{context}"
+        prompts = "harmless" if self.on_harmless else "harmful"
+        return f"{PathAttribution.version}/{self.steps}/{context}/{prompts}"
 
     @property
     def label(self) -> str:
-        return f"Attributing answers along the path ({self.number + 1}/{1 + len(CONTEXTS)})"
+        return f"Attributing answers along the path ({self.number + 1}/{len(_ROUNDS)})"
 
     def completions_of(self, contrasted: Side) -> Side:
         return Side.ALIGNED
@@ -259,33 +269,56 @@ class _Round:
         return attribute_along(pair, prompts, completions, moved, midpoints(self.steps))
 
     def scores(self, sums: AttributionSums) -> Float[Tensor, "unit"]:
-        """Attribution in parts of what the LEADING share of units has together."""
-        leading = max(round(LEADING * len(sums.attribution)), 1)
-        gained = sums.attribution.clamp(min=0).topk(leading).values.sum()
-        return sums.attribution / gained if gained > 0 else torch.zeros_like(sums.attribution)
+        return sums.score
 
 
 class PathAttribution:
     """Ranks by attribution along the path, in rounds."""
 
     version = "path-attribution-1"
+    reads_harmless = True
 
     def completions_of(self, contrasted: Side) -> Side:
         return Side.ALIGNED
 
     def round_after(self, space: UnitSpace, sums: Sequence[AttributionSums]) -> _Round | None:
-        """All units move first; then the leading ones of the rounds so far."""
-        if not sums:
-            return _Round(0, steps=4)
-        if len(sums) > len(CONTEXTS):
+        """All units move first; then the leading ones of the harmful rounds so far."""
+        number = len(sums)
+        if number == len(_ROUNDS):
             return None
-        leading = max(units_in(CONTEXTS[len(sums) - 1], space), 1)
-        order = Ranking("so far", self.scores(sums), space).order
-        return _Round(len(sums), steps=2, moved=UnitSet.of(order[:leading], space))
+        share, steps, on_harmless = _ROUNDS[number]
+        if share is None:
+            return _Round(number, steps)
+        so_far = _together(sums[: 1 + len(CONTEXTS)])
+        leading = Ranking("so far", so_far, space).order[: max(units_in(share, space), 1)]
+        return _Round(number, steps, UnitSet.of(leading, space), on_harmless)
 
     def scores(self, sums: Sequence[AttributionSums]) -> Float[Tensor, "unit"]:
-        """The mean over rounds."""
-        return torch.stack([_Round(i, 1).scores(of) for i, of in enumerate(sums)]).mean(dim=0)
+        """The mean over harmful rounds, and what the units do to harmless answers."""
+        harmful, harmless = sums[: 1 + len(CONTEXTS)], sums[1 + len(CONTEXTS) :]
+        kept = torch.stack([of.score for of in harmless]).mean(dim=0)
+        return _together(harmful) + kept / _led(harmful[_MIDDLE])
+
+
+_ROUNDS: tuple[tuple[float | None, int, bool], ...] = (
+    (None, 4, False),
+    *((share, 2, False) for share in CONTEXTS),
+    *((share, 2, True) for share in HARMLESS_CONTEXTS),
+)
+"""Of each round: the share that moves (None for all), midpoints, whether on harmless prompts."""
+
+_MIDDLE = 1 + CONTEXTS.index(HARMLESS_CONTEXTS[0])
+"""The harmful round in whose parts harmless answers are told: where the same share moves."""
+
+
+def _together(sums: Sequence[AttributionSums]) -> Float[Tensor, "unit"]:
+    return torch.stack([of.score / _led(of) for of in sums]).mean(dim=0)
+
+
+def _led(sums: AttributionSums) -> float:
+    """What the LEADING share of units has together, in nats; 1 where that is nothing."""
+    leading = max(round(LEADING * len(sums.attribution)), 1)
+    return float(sums.score.clamp(min=0).topk(leading).values.sum()) or 1.0
 
 
 PATH_ATTRIBUTION = PathAttribution()

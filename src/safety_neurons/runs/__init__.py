@@ -4,13 +4,21 @@ from safety_neurons.runs.folder import DAMAGED, TABLE, RunFolder, Stage
 from safety_neurons.runs.manifest import Manifest
 from safety_neurons.runs.models import reload_pair, require_same_models
 from safety_neurons.runs.reading import read_samples, read_stability, read_summary
-from safety_neurons.runs.samples import COMPLETIONS, SAMPLES, CompletionRow, SampleAnswer, SampleRow
+from safety_neurons.runs.samples import (
+    COMPLETIONS,
+    HARMLESS_COMPLETIONS,
+    SAMPLES,
+    CompletionRow,
+    SampleAnswer,
+    SampleRow,
+)
 from safety_neurons.runs.stability import StabilityCard
 from safety_neurons.runs.summary import SUMMARY, CurvePoint, Summary
 
 __all__ = [
     "COMPLETIONS",
     "DAMAGED",
+    "HARMLESS_COMPLETIONS",
     "SAMPLES",
     "SUMMARY",
     "TABLE",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from safety_neurons.runs.record import Record
 
 COMPLETIONS = "completions.jsonl"
+HARMLESS_COMPLETIONS = "completions-harmless.jsonl"
 SAMPLES = "samples.jsonl"
 
 

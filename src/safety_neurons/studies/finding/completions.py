@@ -81,8 +81,10 @@ def complete(
     run: RunFolder,
     stage: Stage,
     progress: Progress,
+    *,
+    name: str = COMPLETIONS,
 ) -> Completions:
-    """Let each of `sides` answer all prompts, and write the answers to the stage's results."""
+    """Let each of `sides` answer all prompts, and write the answers to a result of the stage."""
     completions = answered(pair, prompts, sides, decoding, chat, run, progress)
     by_side = completions.by_side
     texts = {side: texts_of(pair, answers, chat) for side, answers in by_side.items()}
@@ -95,5 +97,5 @@ def complete(
         for i, prompt in enumerate(prompts)
     )
     # A model that was not asked has no column, else the file's reader would take it for empty.
-    write_jsonl(stage.file(COMPLETIONS), (row.model_dump(exclude_none=True) for row in rows))
+    write_jsonl(stage.file(name), (row.model_dump(exclude_none=True) for row in rows))
     return completions

@@ -24,6 +24,7 @@ class Given:
 
     Args:
         contrast_on: whose completions activations are contrasted on.
+        harmless: the same for harmless prompts; None where no ranking reads any.
         part: names sums of a part of the prompts, or of other ones, in the run's state.
     """
 
@@ -34,6 +35,7 @@ class Given:
     decoding: Decoding
     run: RunFolder
     progress: Progress
+    harmless: Completions | None = None
     part: str = ""
 
     def ranking(self, name: str, method: AnyRanking) -> Ranking:
@@ -47,10 +49,13 @@ class Given:
 
     def summed(self, name: str, method: RankingMethod) -> Any:
         """The sums of a method, or of a round of it, over all batches."""
+        read = self.harmless if getattr(method, "on_harmless", False) else self.completions
+        if read is None:
+            raise ValueError(f"'{name}' reads harmless prompts, and there are none")
         most = max(int(self.decoding.batch_size * method.batch_share), 1)
         return accumulate(
             method.zero(self.space),
-            self.completions.batches(
+            read.batches(
                 method.completions_of(self.contrast_on),
                 replace(self.decoding, batch_size=most),
             ),

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from safety_neurons.registry import RANKINGS
 from safety_neurons.runs import (
     COMPLETIONS,
     DAMAGED,
+    HARMLESS_COMPLETIONS,
     TABLE,
     RunFolder,
     Stage,
@@ -82,6 +84,11 @@ class FindOptions:
         needed = {method.completions_of(self.contrast_on) for method in self.methods.values()}
         return [side for side in Side if side in needed | {self.contrast_on}]
 
+    @property
+    def reads_harmless(self) -> bool:
+        """Whether a ranking reads harmless prompts beside the harmful ones."""
+        return any(getattr(method, "reads_harmless", False) for method in self.methods.values())
+
 
 def find(
     pair: ModelPair,
@@ -89,12 +96,15 @@ def find(
     prompts: PromptSet | None = None,
     options: FindOptions | None = None,
     *,
+    harmless: PromptSet | None = None,
     progress: Progress | None = None,
 ) -> RunFolder:
     """Rank the units of `pair` and write them to the run folder `out`.
 
     Args:
         prompts: harmful requests; by default the built-in split `find`.
+        harmless: what should not be refused, for rankings that read such prompts; by default the
+            built-in split `find`.
 
     Returns:
         The run, its stage `find` complete.
@@ -107,9 +117,13 @@ def find(
     options = options or FindOptions()
     progress = progress or Silent()
     chat = options.chat
-    config = _config(pair, prompts, options)
+    asked = [prompts]
+    if options.reads_harmless:
+        asked.append(harmless or builtin(Kind.HARMLESS, Split.FIND))
+    config = _config(pair, asked, options)
     # What the models cannot be given, or do not have, must not leave a run behind.
-    encode_prompts(pair, prompts, options.decoding, chat)
+    for each in asked:
+        encode_prompts(pair, each, options.decoding, chat)
     space = pair.space(*options.sites)
     run = RunFolder.begin(out)
     with run.writing():
@@ -122,14 +136,14 @@ def find(
             loading=LoadingRecord.model_validate(pair.loading),
         )
         if not run.is_whole("find"):
-            _find(pair, run, prompts, space, options, config, chat, progress)
+            _find(pair, run, asked, space, options, config, chat, progress)
     return run
 
 
 def _find(
     pair: ModelPair,
     run: RunFolder,
-    prompts: PromptSet,
+    asked: Sequence[PromptSet],
     space: UnitSpace,
     options: FindOptions,
     config: dict[str, Any],
@@ -138,7 +152,8 @@ def _find(
 ) -> None:
     for note in pair.notes:
         progress.note(note)
-    results, read_by = [TABLE, COMPLETIONS], ["validate", "stability", "report"]
+    names = [COMPLETIONS, HARMLESS_COMPLETIONS][: len(asked)]
+    results, read_by = [TABLE, *names], ["validate", "stability", "report"]
     with run.stage("find", config, results, read_by=read_by) as stage:
         run.record(
             shared_weights=pair.shared,
@@ -146,9 +161,11 @@ def _find(
             chat=ChatRecord.model_validate(chat.describe(pair.tokenizer)),
             units=_described(pair, space),
         )
-        completions = complete(
-            pair, prompts, options.answering, options.decoding, chat, run, stage, progress
-        )
+        sides = [options.answering, [Side.ALIGNED]]
+        completions = [
+            complete(pair, prompts, of, options.decoding, chat, run, stage, progress, name=name)
+            for prompts, of, name in zip(asked, sides, names, strict=False)
+        ]
         _rank(pair, completions, space, options, run, stage, progress)
 
 
@@ -172,7 +189,7 @@ def _described(pair: ModelPair, space: UnitSpace) -> UnitsRecord:
     )
 
 
-def _config(pair: ModelPair, prompts: PromptSet, options: FindOptions) -> dict[str, Any]:
+def _config(pair: ModelPair, asked: Sequence[PromptSet], options: FindOptions) -> dict[str, Any]:
     return {
         **asdict(options),
         "rankings": list(options.rankings),
@@ -180,7 +197,10 @@ def _config(pair: ModelPair, prompts: PromptSet, options: FindOptions) -> dict[s
         "contrast_on": str(options.contrast_on),
         "dtype": str(pair.dtype).removeprefix("torch."),
         "device": pair.device.type,
-        "prompts": {"name": prompts.name, "n": len(prompts), "sha256": prompts.digest},
+        **{
+            name: {"name": prompts.name, "n": len(prompts), "sha256": prompts.digest}
+            for name, prompts in zip(("prompts", "harmless"), asked, strict=False)
+        },
         "models": {side: digest(entry["files"]) for side, entry in pair.provenance.items()},
         "template_from": pair.loading["template_from"],
     }
@@ -208,21 +228,35 @@ def _deciding(config: dict[str, Any]) -> dict[str, Any]:
     return {
         "sites": [str(SiteKind.MLP)],  # before format 3 there were no others
         **config,
-        "prompts": {**config["prompts"], "name": None},
+        **{
+            name: {**config[name], "name": None}
+            for name in ("prompts", "harmless")
+            if name in config
+        },
         "decoding": {**config["decoding"], "batch_size": None},
     }
 
 
 def _rank(
     pair: ModelPair,
-    completions: Completions,
+    completions: Sequence[Completions],
     space: UnitSpace,
     options: FindOptions,
     run: RunFolder,
     stage: Stage,
     progress: Progress,
 ) -> None:
-    given = Given(pair, completions, space, options.contrast_on, options.decoding, run, progress)
+    harmful, *harmless = completions
+    given = Given(
+        pair,
+        harmful,
+        space,
+        options.contrast_on,
+        options.decoding,
+        run,
+        progress,
+        harmless=harmless[0] if harmless else None,
+    )
     # The means are of the contrasted completions, whatever else ranks.
     contrasted = given.summed("change-score", CHANGE_SCORE)
     rankings = {

@@ -61,7 +61,13 @@ def of_this_run(
     count = len(given.completions.prompts)
     halves = []
     for name, rows in (("even", range(0, count, 2)), ("odd", range(1, count, 2))):
-        part = replace(given, completions=given.completions.of(rows), part=f"-{name}")
+        beside = given.harmless
+        part = replace(
+            given,
+            completions=given.completions.of(rows),
+            harmless=beside.of(range(rows.start, len(beside.prompts), 2)) if beside else None,
+            part=f"-{name}",
+        )
         halves.append(part.ranking(chosen, method))
     even, odd = halves
     yield overlap(even, odd, k, HALVES, f"{chosen} on every other prompt")

@@ -33,6 +33,7 @@ from safety_neurons.prompts import (
 )
 from safety_neurons.runs import (
     COMPLETIONS,
+    HARMLESS_COMPLETIONS,
     TABLE,
     RunFolder,
     Summary,
@@ -168,9 +169,13 @@ def _given(
     prompts = load_prompts(run.result("find", COMPLETIONS))
     of_both = answered(pair, prompts, list(Side), decoding, chat, run, progress)
     of_harmless = answered(pair, harmless, [Side.ALIGNED], decoding, chat, run, progress)
+    beside = None
+    if "harmless" in found:
+        seen = load_prompts(run.result("find", HARMLESS_COMPLETIONS))
+        beside = answered(pair, seen, [Side.ALIGNED], decoding, chat, run, progress)
     contrast_on = Side(found["contrast_on"])
     return (
-        Given(pair, of_both, space, contrast_on, decoding, run, progress),
+        Given(pair, of_both, space, contrast_on, decoding, run, progress, harmless=beside),
         Given(pair, of_harmless, space, Side.ALIGNED, decoding, run, progress),
     )
 

@@ -23,6 +23,7 @@ from safety_neurons.progress import Progress, Silent
 from safety_neurons.prompts import ChatFormat, PromptSet, load_prompts, refuse_overlap
 from safety_neurons.runs import (
     COMPLETIONS,
+    HARMLESS_COMPLETIONS,
     SAMPLES,
     SUMMARY,
     TABLE,
@@ -192,3 +193,7 @@ def _refuse_seen(run: RunFolder, prompts: TestPrompts) -> None:
     for tested in (prompts.select, prompts.test):
         refuse_overlap(found_on, tested)
     refuse_overlap(prompts.select, prompts.test)
+    if "harmless" in run.config("find"):
+        seen = load_prompts(run.result("find", HARMLESS_COMPLETIONS))
+        seen = PromptSet(run.config("find")["harmless"]["name"], seen.prompts)
+        refuse_overlap(seen, prompts.harmless)
