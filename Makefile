@@ -1,13 +1,14 @@
 # make demo   the main job on the embedded pair; ends with where the report is
 # make test   lint, types and all tests
 # make bench  the figures of docs/performance.md
+# make evidence  the figures of docs/evidence.md: hours, in pieces that go on where they were
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench evidence clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,8 +23,8 @@ demo: $(VENV)/.installed
 	$(BIN)/safety-neurons run --out runs/demo --limit 32 --max-new-tokens 20 --shares 0.002,0.02,1
 
 lint: $(VENV)/.installed-dev
-	$(BIN)/ruff check src tests benchmarks examples
-	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples evidence
+	$(BIN)/ruff format --check src tests benchmarks examples evidence
 	$(BIN)/mypy
 
 test: lint
@@ -31,6 +32,9 @@ test: lint
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.run
+
+evidence: $(VENV)/.installed
+	$(BIN)/python -m evidence.run
 
 clean:
 	rm -rf $(VENV) runs build dist

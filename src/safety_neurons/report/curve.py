@@ -13,13 +13,15 @@ from markupsafe import Markup
 from safety_neurons.report import words
 from safety_neurons.report.charts.axes import Frame, Linear, Logarithmic, Tick
 from safety_neurons.report.charts.marks import Mark, Style, level, marked_line
-from safety_neurons.report.charts.svg import drawing, element
+from safety_neurons.report.charts.svg import drawing, element, marker, text
+from safety_neurons.report.templating import rendered
 from safety_neurons.runs.summary import N90_EFFECT, CurvePoint, Summary
 
 SIZES = {"wide": (860, 430), "narrow": (330, 340)}
 _WIDEST = (-0.6, 1.6)
 """Wild bootstrap bounds are cut here, or they would flatten everything else."""
 _DODGE = 5.0
+_LEGEND = 32
 
 
 def curve_chart(summary: Summary, noun: str) -> Markup:
@@ -27,6 +29,38 @@ def curve_chart(summary: Summary, noun: str) -> Markup:
     if all(point.causal_effect is None for point in summary.on("test")):
         return element("p", "No curve: not enough data for an effect at any share.")
     return Markup("").join(_chart(summary, noun, size) for size in SIZES)
+
+
+def standalone_curve(summary: Summary, noun: str) -> str:
+    """The wide chart as an SVG file of its own, with its legend; for pages that are no report."""
+    width, height = SIZES["wide"]
+    if all(point.causal_effect is None for point in summary.on("test")):
+        chart: Markup = text(16, 40, "No curve: not enough data for an effect.", "tick")
+    else:
+        chart = _chart(summary, noun, "wide")
+    legend = [
+        part
+        for series, ranking in enumerate(summary.rankings)
+        for part in (
+            marker(24 + 190 * series, 16, series, f"mark s{series}", 5),
+            text(36 + 190 * series, 21, ranking, "tick"),
+        )
+    ]
+    note = text(width - 16, 21, "small marks: random sets, mean and highest", "tick", "end")
+    style = element("style", Markup(rendered("style.css.jinja")))
+    moved = element("g", chart, transform=f"translate(0 {_LEGEND})")
+    whole = element(
+        "svg",
+        style,
+        *legend,
+        note,
+        moved,
+        xmlns="http://www.w3.org/2000/svg",
+        width=width,
+        height=height + _LEGEND,
+        viewBox=f"0 0 {width} {height + _LEGEND}",
+    )
+    return f"{whole}\n"
 
 
 def _chart(summary: Summary, noun: str, size: str) -> Markup:

@@ -1,0 +1,1 @@
+"""The evidence of docs/evidence.md, made again from nothing: `make evidence`."""

@@ -1,0 +1,187 @@
+"""Collect what the runs found: docs/evidence/summary.json, figures, and the tables of the page."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from evidence.pairs import PAIRS
+from safety_neurons.report.curve import standalone_curve
+from safety_neurons.runs import RunFolder, StabilityCard, Summary, read_stability, read_summary
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE, FOLDER = DOCS / "evidence.md", DOCS / "evidence"
+_BEGIN, _END = "<!-- tables: begin -->", "<!-- tables: end -->"
+_PARTS = ("confirm", "others")
+
+
+def collect(out: Path) -> Path:
+    """Write what of the evidence stands.
+
+    Args:
+        out: the folder of the runs.
+
+    Returns:
+        The summary's file.
+    """
+    pairs = {pair.name: run for pair in PAIRS if (run := _validated(out / pair.name))}
+    summaries = {name: read_summary(run) for name, run in pairs.items()}
+    cards = {name: card for name, run in pairs.items() if (card := read_stability(run))}
+    parts = {
+        part: {
+            name: read_summary(run) for name in pairs if (run := _validated(out / f"{name}-{part}"))
+        }
+        for part in _PARTS
+    }
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any] = {
+        "pairs": {name: summary.written() for name, summary in summaries.items()},
+        **{part: {n: s.written() for n, s in of.items()} for part, of in parts.items()},
+        "stability": {name: card.written() for name, card in cards.items()},
+    }
+    file = FOLDER / "summary.json"
+    file.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    for name, summary in summaries.items():
+        (FOLDER / f"{name}.svg").write_text(standalone_curve(summary, "neurons"), encoding="utf-8")
+    _fill_in("\n".join(_tables(summaries, parts, cards)))
+    return file
+
+
+def _validated(folder: Path) -> RunFolder | None:
+    if not (folder / "manifest.json").is_file():
+        return None
+    run = RunFolder.open(folder)
+    return run if run.is_complete("validate") else None
+
+
+def _fill_in(tables: str) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    pattern = re.compile(f"{_BEGIN}.*{_END}", re.DOTALL)
+    filled, times = pattern.subn(lambda _: f"{_BEGIN}\n{tables}\n{_END}", text)
+    if times != 1:
+        raise SystemExit(f"'{PAGE}' has not the two marks {_BEGIN} and {_END} once.")
+    PAGE.write_text(filled, encoding="utf-8")
+
+
+def _tables(
+    summaries: dict[str, Summary],
+    parts: dict[str, dict[str, Summary]],
+    cards: dict[str, StabilityCard],
+) -> Iterator[str]:
+    what = {pair.name: pair.what for pair in PAIRS}
+    for name, summary in summaries.items():
+        yield from (
+            f"\n### `{name}`: {what[name]}\n",
+            f"![effect against share]({FOLDER.name}/{name}.svg)\n",
+        )
+        yield from _of_pair(summary)
+    for part, title in zip(
+        _PARTS, ("Prompts written afterwards", "Other people's prompts"), strict=True
+    ):
+        for name, summary in parts[part].items():
+            yield f"\n### {title}: `{name}`\n"
+            yield from _of_pair(summary)
+    for name, card in cards.items():
+        yield f"\n### Stability: `{name}`\n"
+        yield from _of_card(card)
+
+
+def _of_pair(summary: Summary) -> Iterator[str]:
+    claim = summary.chosen
+    yield (
+        f"Refusals: unaligned {_rates(summary, 'unaligned')}, aligned {_rates(summary, 'aligned')} "
+        f"(harmful / harmless / borderline). Ceiling {_number(summary.ceiling)}. Chosen on "
+        f"`select`: {claim.ranking}, {claim.share:.1%}. N90 on `test`: "
+        + ", ".join(f"{name} {_share(n90)}" for name, n90 in summary.n90.items())
+        + f". Prompts needed to tell 0.9 from 0.8: {summary.needed or '–'}.\n"
+    )
+    shares = sorted({point.share for point in summary.on("test")})
+    yield "| share | " + " | ".join(summary.rankings) + " | random sets, mean (highest) |"
+    yield "| --- |" + " --- |" * (len(summary.rankings) + 1)
+    for share in shares:
+        cells, random = [], "–"
+        for place, ranking in enumerate(summary.rankings):
+            point = next(p for p in summary.curve_of(ranking, "test") if p.share == share)
+            cells.append(f"{_number(point.causal_effect)} ({_bounds(point)})")
+            if place == 0 and point.control_mean is not None:
+                random = f"{point.control_mean:.2f} ({_number(point.control_max)})"
+        yield f"| {share:.1%} | " + " | ".join(cells) + f" | {random} |"
+    yield ""
+    if summary.necessity:
+        yield (
+            f"Necessity of the chosen set: {_number(summary.necessity.causal_effect)} "
+            f"({_bounds(summary.necessity)}), random {_number(summary.necessity.control_mean)}. "
+            + "Harmless prompts refused: "
+            + ", ".join(
+                f"{setting} {_number(of.refusal_rate.value)} (perplexity {_number(of.perplexity)})"
+                for setting, of in summary.harmless.items()
+            )
+            + ".\n"
+        )
+    if summary.dose:
+        yield (
+            "Dose: "
+            + ", ".join(
+                f"strength {p.strength:g} {_number(p.causal_effect)} ({_bounds(p)})"
+                for p in summary.dose
+            )
+            + ".\n"
+        )
+    if summary.lengths:
+        yield "| tokens | unaligned | aligned | patched | effect | later / no longer (patched) |"
+        yield "| --- | --- | --- | --- | --- | --- |"
+        for row in summary.lengths:
+            rates = " | ".join(
+                _number(row.refusal_rates[s]) for s in ("unaligned", "aligned", "patched")
+            )
+            yield (
+                f"| {row.tokens} | {rates} | {_number(row.causal_effect)} ({_bounds(row)}) | "
+                f"{row.later['patched']} / {row.no_longer['patched']} |"
+            )
+        yield ""
+    told = [row for row in summary.by_category if row.causal_effect is not None]
+    if told:
+        yield (
+            "By category: "
+            + ", ".join(f"{row.category} {_number(row.causal_effect)} (n {row.n})" for row in told)
+            + ".\n"
+        )
+
+
+def _of_card(card: StabilityCard) -> Iterator[str]:
+    yield f"{card.sentence}\n"
+    yield "| changed | against | shared (IoU) | by chance | rank correlation |"
+    yield "| --- | --- | --- | --- | --- |"
+    for row in card.overlaps:
+        yield (
+            f"| {row.changed} | {row.against} | {_number(row.iou)} | {_number(row.chance)} | "
+            f"{_number(row.rank_correlation)} |"
+        )
+    yield ""
+    sets = [card.own, *card.transfers, *card.random, *card.magnitude]
+    yield "| set | effect here |"
+    yield "| --- | --- |"
+    for one in sets:
+        yield f"| {one.name} | {_number(one.causal_effect)} ({_bounds(one)}) |"
+    yield ""
+
+
+def _rates(summary: Summary, side: str) -> str:
+    rates = summary.unaligned if side == "unaligned" else summary.aligned
+    three = (rates.refusal_rate, rates.over_refusal_rate, rates.borderline_refusal_rate)
+    return " / ".join(_number(rate) for rate in three)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _share(value: float | None) -> str:
+    return "none" if value is None else f"{value:.1%}"
+
+
+def _bounds(of: Any) -> str:
+    return "–" if of.ci_low is None else f"{of.ci_low:.2f} to {of.ci_high:.2f}"
