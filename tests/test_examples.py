@@ -71,6 +71,12 @@ def test_every_example_is_listed_and_tested():
     assert listed == tested == {file.stem for file in EXAMPLES.glob("*.py")}
 
 
+def test_stability_card(example, made, pair):
+    card = example("stability_card").main(pair, made.path, limit=4)
+    assert card.own.k > 0
+    assert "halves" in card.sentence or "cannot be told" in card.sentence
+
+
 def test_generate_patched(example, made, pair):
     answers = example("generate_patched").main(made, pair, share=0.3)
     assert list(answers) == [0.0, 0.5, 1.0]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from safety_neurons.inference import Decoding, Setting, answer, decode
     from safety_neurons.interventions import Intervention, Patch
     from safety_neurons.judges import HarmJudge, Judge, RefusalJudge, Verdict
-    from safety_neurons.methods import RankingMethod
+    from safety_neurons.methods import RankingInRounds, RankingMethod
     from safety_neurons.models import LoadedModel, ModelPair
     from safety_neurons.prompts import ChatFormat, Kind, PromptSet, Split, builtin, load_prompts
     from safety_neurons.registry import (
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         RANKINGS,
     )
     from safety_neurons.report import render_comparison, render_report
-    from safety_neurons.runs import RunFolder, Summary, reload_pair
+    from safety_neurons.runs import RunFolder, StabilityCard, Summary, reload_pair
     from safety_neurons.studies.alignment import AlignRecipe, align
     from safety_neurons.studies.calibrating import calibrate_judge
     from safety_neurons.studies.finding import FindOptions, find
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from safety_neurons.studies.judge_training import train_judge
     from safety_neurons.studies.judging import judge_answers
     from safety_neurons.studies.sets import save_top_units, top_units
+    from safety_neurons.studies.stability import stability
     from safety_neurons.studies.validation import TestPrompts, ValidateOptions, validate
     from safety_neurons.units import Ranking, SiteKind, UnitSet, UnitSpace, load_set, save_set
 
@@ -65,7 +66,7 @@ _HOMES = {
         "RefusalJudge",
         "Verdict",
     ),
-    "methods": ("RankingMethod",),
+    "methods": ("RankingInRounds", "RankingMethod"),
     "models": (
         "LoadedModel",
         "ModelPair",
@@ -91,6 +92,7 @@ _HOMES = {
     ),
     "runs": (
         "RunFolder",
+        "StabilityCard",
         "Summary",
         "reload_pair",
     ),
@@ -110,6 +112,7 @@ _HOMES = {
         "save_top_units",
         "top_units",
     ),
+    "studies.stability": ("stability",),
     "studies.validation": (
         "TestPrompts",
         "ValidateOptions",
@@ -147,6 +150,7 @@ __all__ = [
     "Patch",
     "PromptSet",
     "Ranking",
+    "RankingInRounds",
     "RankingMethod",
     "RefusalJudge",
     "RunFolder",
@@ -155,6 +159,7 @@ __all__ = [
     "Side",
     "SiteKind",
     "Split",
+    "StabilityCard",
     "Summary",
     "TestPrompts",
     "UnitSet",
@@ -177,6 +182,7 @@ __all__ = [
     "render_report",
     "save_set",
     "save_top_units",
+    "stability",
     "top_units",
     "train_judge",
     "validate",
