@@ -73,7 +73,7 @@ def test_every_example_is_listed_and_tested():
 
 def test_stability_card(example, made, pair):
     card = example("stability_card").main(pair, made.path, limit=4)
-    assert card.own.k > 0
+    assert card.n == 8
     assert "halves" in card.sentence or "cannot be told" in card.sentence
 
 
@@ -184,7 +184,8 @@ def test_names_need_no_torch():
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.split() == (
-        ["['attribution',", "'change-score']", "['refusal-classifier']", "['patch']", "False"]
+        ["['path-attribution',", "'attribution',", "'change-score']"]
+        + ["['refusal-classifier']", "['patch']", "False"]
     )
 
 
