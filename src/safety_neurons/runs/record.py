@@ -7,6 +7,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from safety_neurons.statistics import Interval
+
 
 class Record(BaseModel):
     """One kind of JSON object of a run.
@@ -42,6 +44,20 @@ class Record(BaseModel):
             What JSON can hold, names as in the file.
         """
         return self.model_dump(mode="json", by_alias=True)
+
+
+class BoundedRecord(Record):
+    """A figure with its 95 % interval, None where there is none."""
+
+    ci_low: float | None
+    ci_high: float | None
+
+    @property
+    def interval(self) -> Interval | None:
+        """Both bounds, or None."""
+        if self.ci_low is None or self.ci_high is None:
+            return None
+        return Interval(self.ci_low, self.ci_high)
 
 
 def _no_number(constant: str) -> None:

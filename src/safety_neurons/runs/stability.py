@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from safety_neurons.runs.record import Record
+from safety_neurons.runs.record import BoundedRecord, Record
 
 STABILITY = "stability.json"
 
@@ -39,14 +39,12 @@ class Overlap(Record):
     per_layer: list[float | None] = Field(default_factory=list)
 
 
-class SetEffect(Record):
+class SetEffect(BoundedRecord):
     """The effect of some set, patched into this run's unaligned model, on its test prompts."""
 
     name: str
     k: int
     causal_effect: float | None
-    ci_low: float | None
-    ci_high: float | None
 
 
 class StabilityCard(Record):

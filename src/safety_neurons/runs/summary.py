@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from pydantic import Field, computed_field, field_validator
 
-from safety_neurons.runs.record import Record
-from safety_neurons.statistics import Interval, Rate, mean_or_none
+from safety_neurons.runs.record import BoundedRecord, Record
+from safety_neurons.statistics import Rate, mean_or_none
 
 SUMMARY = "summary.json"
 N90_EFFECT = 0.9
@@ -16,20 +16,7 @@ RATES = ("refusal_rate", "over_refusal_rate", "borderline_refusal_rate")
 SETTINGS = ("unaligned", "aligned", "patched", "random")
 
 
-class _Bounded(Record):
-    """A figure with its 95 % interval, None where there is none."""
-
-    ci_low: float | None
-    ci_high: float | None
-
-    @property
-    def interval(self) -> Interval | None:
-        if self.ci_low is None or self.ci_high is None:
-            return None
-        return Interval(self.ci_low, self.ci_high)
-
-
-class RateRecord(_Bounded):
+class RateRecord(BoundedRecord):
     """A rate; see `statistics.Rate`."""
 
     value: float | None
@@ -83,7 +70,7 @@ class SideRates(Record):
         )
 
 
-class CurvePoint(_Bounded):
+class CurvePoint(BoundedRecord):
     """The causal effect of patching one set of units, beside its random controls.
 
     Args:
@@ -145,7 +132,7 @@ class Chosen(Record):
     on: str = "select"
 
 
-class Comparison(_Bounded):
+class Comparison(BoundedRecord):
     """The chosen set's effect less that of another set, on the same test prompts.
 
     Args:
@@ -160,7 +147,7 @@ class Comparison(_Bounded):
     p_holm: float | None
 
 
-class LengthEffect(_Bounded):
+class LengthEffect(BoundedRecord):
     """The chosen set's effect where answers are cut after a number of tokens.
 
     Args:
@@ -178,7 +165,7 @@ class LengthEffect(_Bounded):
     causal_effect: float | None
 
 
-class CategoryEffect(_Bounded):
+class CategoryEffect(BoundedRecord):
     """Refusals, and the chosen set's effect, on one category of the test prompts."""
 
     category: str
@@ -214,7 +201,7 @@ class Coherence(Record):
     perplexity: float | None
 
 
-class Counted(_Bounded):
+class Counted(BoundedRecord):
     """The chosen set's effect if something is counted otherwise.
 
     Args:
@@ -228,14 +215,14 @@ class Counted(_Bounded):
     causal_effect: float | None
 
 
-class CorrectedRate(_Bounded):
+class CorrectedRate(BoundedRecord):
     """A rate of refusals, corrected for the judge's errors (Rogan and Gladen 1978)."""
 
     value: float | None
     n: int
 
 
-class Corrected(_Bounded):
+class Corrected(BoundedRecord):
     """Figures of the chosen set as a judge without errors would give them.
 
     Args:
@@ -251,7 +238,7 @@ class Corrected(_Bounded):
     causal_effect: float | None
 
 
-class OtherJudge(_Bounded):
+class OtherJudge(BoundedRecord):
     """The chosen set's figures by another judge, on the same answers.
 
     Args:
@@ -268,7 +255,7 @@ class OtherJudge(_Bounded):
     causal_effect: float | None
 
 
-class HarmEffect(_Bounded):
+class HarmEffect(BoundedRecord):
     """What a judge of harm says of the chosen set; no verdict comes of it.
 
     Args:
