@@ -55,6 +55,7 @@ def files(tmp_path_factory) -> dict[str, str]:
         "test": prompt_file(folder / "test.jsonl", 12, start=11),
         "harmless": prompt_file(folder / "harmless.jsonl", 5, start=23),
         "borderline": prompt_file(folder / "borderline.jsonl", 4, start=37),
+        "find-harmless": prompt_file(folder / "find-harmless.jsonl", 6, start=43),
     }
 
 
@@ -68,6 +69,8 @@ def find_arguments(zoo, files) -> list[object]:
         zoo.source("llama", None),
         "--prompts",
         files["find"],
+        "--harmless",
+        files["find-harmless"],
         "--max-new-tokens",
         4,
         "--batch-size",

@@ -77,3 +77,27 @@ def test_wrong_lengths_and_shares_are_said(whole_run, validate_arguments, option
 def test_options_of_the_library_are_checked_alike():
     with pytest.raises(UserError, match="no tested share"):
         ValidateOptions((0.1,), control_shares=(0.2,), decoding=Decoding())
+
+
+def test_harmless_prompts_that_were_ranked_on_are_not_tested(whole_run, validate_arguments, files):
+    seen = [files["find-harmless"] if a == files["harmless"] else a for a in validate_arguments]
+    refused(invoke("validate", whole_run, *seen), "test on prompts that the neurons")
+
+
+def test_other_harmless_prompts_are_another_run(find_arguments, files, whole_run, tmp_path):
+    run = shutil.copytree(whole_run, tmp_path / "run")
+    other = [files["borderline"] if a == files["find-harmless"] else a for a in find_arguments]
+    refused(invoke(*other, "--out", run), "other harmless")
+    lines = (run / "completions-harmless.jsonl").read_text().splitlines()
+    assert len(lines) == 6
+    assert all("aligned" in json.loads(line) for line in lines)
+
+
+def test_a_ranking_that_reads_no_harmless_prompts_keeps_none(find_arguments, tmp_path):
+    run = tmp_path / "run"
+    assert invoke(*find_arguments, "--ranking", "change-score", "--out", run).exit_code == 0
+    assert not (run / "completions-harmless.jsonl").exists()
+    assert (
+        "harmless"
+        not in json.loads((run / "manifest.json").read_text())["stages"]["find"]["config"]
+    )
