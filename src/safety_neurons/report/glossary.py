@@ -24,7 +24,9 @@ _TERMS = (
         "Ranking",
         "All {noun} in order of a score. “change-score”: how much a {unit}'s activation differs "
         "between the two models on the same tokens (root mean square). “attribution”: that "
-        "difference times the gradient of the likelihood of the aligned model's own answer.",
+        "difference times the gradient of the likelihood of the aligned model's own answer. "
+        "“path-attribution”: the same with gradients along the way from one model to the other, "
+        "less what a {unit} does against the answers to harmless prompts.",
     ),
     (
         "Share",
