@@ -35,7 +35,7 @@ class Split(StrEnum):
     TEST = "test"
     """Claims, and nothing else."""
     CONFIRM = "confirm"
-    """Claims once more: written after the default ranking was chosen. No borderline ones."""
+    """Claims once more, on prompts that played no part in any choice. No borderline ones."""
 
 
 def builtin(kind: Kind, split: Split) -> PromptSet:
