@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from safety_neurons.engine import Activations, PairedRows, Role, Side
+from safety_neurons.errors import InterventionError
 from safety_neurons.inference.forcing import ForcedBatch
 from safety_neurons.models import ModelPair
 from safety_neurons.units import BlockKey, UnitSpace
@@ -46,7 +47,7 @@ class AttributionSums:
         return self.attribution / self.prompts
 
 
-class _Tap:
+class Tap:
     """Keeps every block's activations in the graph, for their gradients."""
 
     def __init__(self, space: UnitSpace) -> None:
@@ -61,7 +62,8 @@ class _Tap:
         return sides
 
     def end_pass(self) -> None:
-        """Nothing to check: a block that was not tapped has no gradient below."""
+        if missed := set(self.blocks) - {block for block, _ in self.taken}:
+            raise InterventionError(f"Nothing was seen of {min(missed)}.")
 
 
 def attribute(
@@ -80,7 +82,7 @@ def attribute(
     """
     batch = ForcedBatch.of(prompts, aligned_completions, pair)
     space = space or pair.space()
-    tap = _Tap(space)
+    tap = Tap(space)
     counts: dict[Role, int] = dict.fromkeys(Side, len(batch))
     with torch.enable_grad(), PairedRows(pair, counts, edits=[tap]) as rows:
         logits = rows.forward(dict.fromkeys(Side, batch.tokens), logits=batch.targets.shape[1])
@@ -100,19 +102,26 @@ def attribute(
     return sums
 
 
-class Attribution:
-    """Ranks by the attribution of the aligned model's own answers."""
-
-    version = "attribution-1"
-    label = "Attributing answers to units"
-    # Gradients hold every layer's activations.
-    batch_share = 0.25
+class OfAlignedAnswers:
+    """What methods have in common that score the aligned model's own answers with these sums."""
 
     def completions_of(self, contrasted: Side) -> Side:
         return Side.ALIGNED
 
     def zero(self, space: UnitSpace) -> AttributionSums:
         return AttributionSums.zero(space)
+
+    def scores(self, sums: AttributionSums) -> Float[Tensor, "unit"]:
+        return sums.score
+
+
+class Attribution(OfAlignedAnswers):
+    """Ranks by the attribution of the aligned model's own answers."""
+
+    version = "attribution-1"
+    label = "Attributing answers to units"
+    # Gradients hold every layer's activations.
+    batch_share = 0.25
 
     def measure(
         self,
@@ -122,9 +131,6 @@ class Attribution:
         space: UnitSpace,
     ) -> AttributionSums:
         return attribute(pair, prompts, completions, space)
-
-    def scores(self, sums: AttributionSums) -> Float[Tensor, "unit"]:
-        return sums.score
 
 
 ATTRIBUTION = Attribution()

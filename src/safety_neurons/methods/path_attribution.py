@@ -39,7 +39,7 @@ from safety_neurons.engine import Activations, PairedRows, Side, Tokens
 from safety_neurons.errors import InterventionError
 from safety_neurons.inference.decoding import shared_beginning
 from safety_neurons.inference.forcing import ForcedBatch
-from safety_neurons.methods.attribution import AttributionSums
+from safety_neurons.methods.attribution import AttributionSums, OfAlignedAnswers
 from safety_neurons.models import ModelPair
 from safety_neurons.units import BlockKey, Ranking, UnitSet, UnitSpace, units_in
 
@@ -227,7 +227,7 @@ def _attributions(
 
 
 @dataclass(frozen=True)
-class _Round:
+class _Round(OfAlignedAnswers):
     """One reading of all prompts, a `RankingMethod` of its own.
 
     Args:
@@ -252,12 +252,6 @@ class _Round:
     def label(self) -> str:
         return f"Attributing answers along the path ({self.number + 1}/{len(_ROUNDS)})"
 
-    def completions_of(self, contrasted: Side) -> Side:
-        return Side.ALIGNED
-
-    def zero(self, space: UnitSpace) -> AttributionSums:
-        return AttributionSums.zero(space)
-
     def measure(
         self,
         pair: ModelPair,
@@ -267,9 +261,6 @@ class _Round:
     ) -> AttributionSums:
         moved = self.moved if self.moved is not None else UnitSet.all(space)
         return attribute_along(pair, prompts, completions, moved, midpoints(self.steps))
-
-    def scores(self, sums: AttributionSums) -> Float[Tensor, "unit"]:
-        return sums.score
 
 
 class PathAttribution:

@@ -9,51 +9,23 @@ weights.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from safety_neurons.engine import Activations, PairedRows, Side
-from safety_neurons.errors import InterventionError
+from safety_neurons.engine import PairedRows, Side
 from safety_neurons.inference.forcing import ForcedBatch
-from safety_neurons.methods.attribution import AttributionSums
+from safety_neurons.methods.attribution import AttributionSums, OfAlignedAnswers, Tap
 from safety_neurons.models import ModelPair
-from safety_neurons.units import BlockKey, UnitSpace
+from safety_neurons.units import UnitSpace
 
 
-class _Tap:
-    """Keeps one model's activations in the graph."""
-
-    def __init__(self, blocks: Collection[BlockKey]) -> None:
-        self.blocks = blocks
-        self.taken: dict[BlockKey, Tensor] = {}
-
-    def __call__(self, block: BlockKey, sides: Activations) -> Activations:
-        ((side, x),) = sides.items()
-        if not x.requires_grad:
-            x.requires_grad_()
-        self.taken[block] = x
-        return {side: x}
-
-    def end_pass(self) -> None:
-        if missed := set(self.blocks) - set(self.taken):
-            raise InterventionError(f"Nothing was seen of {min(missed)}.")
-
-
-class Utility:
+class Utility(OfAlignedAnswers):
     """Ranks by the saliency of the aligned model's own answers."""
 
     version = "utility-1"
     label = "Saliency of harmless answers"
     batch_share = 0.25
-
-    def completions_of(self, contrasted: Side) -> Side:
-        return Side.ALIGNED
-
-    def zero(self, space: UnitSpace) -> AttributionSums:
-        return AttributionSums.zero(space)
 
     def measure(
         self,
@@ -63,12 +35,12 @@ class Utility:
         space: UnitSpace,
     ) -> AttributionSums:
         batch = ForcedBatch.of(prompts, completions, pair)
-        tap = _Tap(space.keys)
+        tap = Tap(space)
         side = Side.ALIGNED
         with torch.enable_grad(), PairedRows(pair, {side: len(batch)}, edits=[tap]) as rows:
             logits = rows.forward({side: batch.tokens}, logits=batch.targets.shape[1])[side]
             means = batch.log_likelihoods(logits).sum(dim=1) / batch.scored.sum(dim=1)
-            taken = [tap.taken[block] for block in space.keys]
+            taken = [tap.taken[block, side] for block in space.keys]
             gradients = torch.autograd.grad(means.sum(), taken)
         sums = AttributionSums.zero(space)
         sums.prompts = len(batch)
@@ -77,9 +49,6 @@ class Utility:
             of_prompt = (x.detach().double() * gradient.double() * read).sum(dim=1)
             sums.attribution[space.slice_of(block)] = of_prompt.abs().sum(dim=0).cpu()
         return sums
-
-    def scores(self, sums: AttributionSums) -> Float[Tensor, "unit"]:
-        return sums.score
 
 
 UTILITY = Utility()

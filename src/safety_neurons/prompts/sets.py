@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safety_neurons.errors import UserError
 from safety_neurons.storage.rows import Row, read_rows
@@ -44,6 +45,10 @@ class PromptSet:
     def digest(self) -> str:
         """First digits of the sha256 over all texts in order, as a JSON list."""
         return hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        """For manifests: name, size and digest."""
+        return {"name": self.name, "n": len(self), "sha256": self.digest}
 
     def limited(self, limit: int | None, *, seed: int = 0) -> PromptSet:
         """At most `limit` prompts, drawn with `seed`, in their old order."""

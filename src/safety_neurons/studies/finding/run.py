@@ -17,7 +17,7 @@ from safety_neurons import defaults
 from safety_neurons.engine import Side
 from safety_neurons.errors import UserError, reading
 from safety_neurons.inference import Decoding, encode_prompts
-from safety_neurons.methods import CHANGE_SCORE, AnyRanking
+from safety_neurons.methods import CHANGE_SCORE, AnyRanking, RankingInRounds
 from safety_neurons.models import ModelPair
 from safety_neurons.progress import Progress, Silent
 from safety_neurons.prompts import ChatFormat, Kind, PromptSet, Split, builtin
@@ -87,7 +87,10 @@ class FindOptions:
     @property
     def reads_harmless(self) -> bool:
         """Whether a ranking reads harmless prompts beside the harmful ones."""
-        return any(getattr(method, "reads_harmless", False) for method in self.methods.values())
+        return any(
+            isinstance(method, RankingInRounds) and method.reads_harmless
+            for method in self.methods.values()
+        )
 
 
 def find(
@@ -198,7 +201,7 @@ def _config(pair: ModelPair, asked: Sequence[PromptSet], options: FindOptions) -
         "dtype": str(pair.dtype).removeprefix("torch."),
         "device": pair.device.type,
         **{
-            name: {"name": prompts.name, "n": len(prompts), "sha256": prompts.digest}
+            name: prompts.describe()
             for name, prompts in zip(("prompts", "harmless"), asked, strict=False)
         },
         "models": {side: digest(entry["files"]) for side, entry in pair.provenance.items()},

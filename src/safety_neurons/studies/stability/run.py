@@ -42,13 +42,13 @@ from safety_neurons.runs import (
     require_same_models,
 )
 from safety_neurons.runs.stability import STABILITY, SetEffect, StabilityCard
-from safety_neurons.statistics import ratio_of_means
 from safety_neurons.storage import write_json
 from safety_neurons.studies.finding.completions import answered
 from safety_neurons.studies.finding.ranking import Given
 from safety_neurons.studies.sets import top_units
 from safety_neurons.studies.stability.overlaps import of_this_run, with_runs, with_utility
 from safety_neurons.studies.stability.verdict import RULES, judged
+from safety_neurons.studies.validation.curve import effect_of
 from safety_neurons.studies.validation.evaluator import Evaluator
 from safety_neurons.units import Ranking, UnitSet, UnitSpace, read_means, read_table
 
@@ -101,7 +101,7 @@ def stability(
             {"run": str(other.path), "chosen": read_summary(other).chosen.written()}
             for other in others
         ],
-        "harmless": {"name": harmless.name, "n": len(harmless), "sha256": harmless.digest},
+        "harmless": harmless.describe(),
         "judge": first.name,
         "controls": controls,
         "seed": seed,
@@ -204,8 +204,7 @@ class _Effects:
     ) -> None:
         config = run.config("validate")["decoding"]
         decoding = Decoding(config["max_new_tokens"], config["batch_size"])
-        chat = ChatFormat.of_config(run.config("find"))
-        self._evaluator = Evaluator(pair, judge, decoding, chat, run, progress)
+        self._evaluator = Evaluator(pair, judge, decoding, run, progress)
         self._prompts = PromptSet(
             "test",
             tuple(
@@ -225,18 +224,9 @@ class _Effects:
         settings = {name: Setting(Side.UNALIGNED, (Patch(units),)) for name, units in sets.items()}
         label = "Stability"
         self._evaluator.prepare(self._prompts, [UNALIGNED, ALIGNED, *settings.values()], label)
-        a, u = (
-            self._evaluator.judged(self._prompts, setting, label).refusals
-            for setting in (ALIGNED, UNALIGNED)
-        )
         found = []
         for name, setting in settings.items():
-            p = self._evaluator.judged(self._prompts, setting, label).refusals
-            effect = ratio_of_means(
-                [x - y for x, y in zip(p, u, strict=True)],
-                [x - y for x, y in zip(a, u, strict=True)],
-                seed=self._seed,
-            )
+            effect = effect_of(self._evaluator, self._prompts, setting, label, seed=self._seed)
             found.append(
                 SetEffect(
                     name=name,

@@ -101,6 +101,7 @@ def effect_of(
     label: str,
     *,
     rows: Sequence[int] | None = None,
+    cut: int | None = None,
     seed: int = 0,
 ) -> Effect:
     """Sufficiency where the unaligned side is patched, necessity where the aligned one is.
@@ -109,12 +110,16 @@ def effect_of(
     A, U, P the refusals of the aligned, the unaligned and the patched model on the same
     prompts: all of them, or those at `rows` of the prompt set.
 
+    Args:
+        cut: judge only so many tokens of each answer.
+
     Returns:
         The ratio with its interval; its value is None with fewer than MIN_ROWS prompts, or where
         mean(A − U) is below MIN_GAP.
     """
     a, u, p = (
-        evaluator.judged(prompts, of, label).refusals for of in (ALIGNED, UNALIGNED, setting)
+        evaluator.judged(prompts, of, label, cut=cut).refusals
+        for of in (ALIGNED, UNALIGNED, setting)
     )
     before, after = (u, p) if setting.recipient is Side.UNALIGNED else (p, a)
     rows = range(len(prompts)) if rows is None else rows

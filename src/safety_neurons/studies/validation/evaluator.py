@@ -55,7 +55,6 @@ class Evaluator:
         pair: ModelPair,
         judge: Judge,
         decoding: Decoding,
-        chat: ChatFormat,
         run: RunFolder,
         progress: Progress,
     ) -> None:
@@ -64,7 +63,7 @@ class Evaluator:
         self.decoding = decoding
         self.run = run
         self.progress = progress
-        self._chat = chat
+        self._chat = ChatFormat.of_config(run.config("find"))
         self._encoded: dict[str, list[list[int]]] = {}
         self._judged: dict[str, Judged] = {}
 
@@ -100,7 +99,7 @@ class Evaluator:
     def writing(self, max_new_tokens: int) -> Evaluator:
         """The same, but for where answers are cut."""
         decoding = replace(self.decoding, max_new_tokens=max_new_tokens)
-        return Evaluator(self.pair, self.judge, decoding, self._chat, self.run, self.progress)
+        return Evaluator(self.pair, self.judge, decoding, self.run, self.progress)
 
     def judged(
         self, prompts: PromptSet, setting: Setting, label: str, *, cut: int | None = None

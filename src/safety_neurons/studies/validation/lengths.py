@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from safety_neurons.prompts import PromptSet
 from safety_neurons.runs.summary import LengthEffect
-from safety_neurons.statistics import ratio_of_means
+from safety_neurons.studies.validation.curve import effect_of
 from safety_neurons.studies.validation.evaluator import Evaluator
 from safety_neurons.studies.validation.measurements import ChosenSet
 from safety_neurons.studies.validation.options import LENGTH_PROMPTS, ValidateOptions
@@ -38,12 +38,8 @@ def lengths(
     shortest = refused[min(options.lengths)]
     found = []
     for length, of in refused.items():
-        u, a, p = (of[name] for name in names)
-        effect = ratio_of_means(
-            [x - y for x, y in zip(p, u, strict=True)],
-            [x - y for x, y in zip(a, u, strict=True)],
-            seed=options.seed,
-        )
+        patched = chosen.settings["patched"]
+        effect = effect_of(longest, first, patched, "patched", cut=length, seed=options.seed)
         found.append(
             LengthEffect(
                 tokens=length,

@@ -148,10 +148,7 @@ class TestPrompts:
 
     def describe(self) -> dict[str, Any]:
         """For manifests: each set's name, size and digest."""
-        return {
-            name: {"name": p.name, "n": len(p), "sha256": p.digest}
-            for name, p in vars(self).items()
-        }
+        return {name: prompts.describe() for name, prompts in vars(self).items()}
 
 
 def _select_and_test(source: str, column: str, seed: int) -> tuple[PromptSet, PromptSet]:

@@ -20,7 +20,7 @@ from safety_neurons.judges import HarmJudge, Judge, Judges, judges_of
 from safety_neurons.judges.calibration import Calibration
 from safety_neurons.models import ModelPair
 from safety_neurons.progress import Progress, Silent
-from safety_neurons.prompts import ChatFormat, PromptSet, load_prompts, refuse_overlap
+from safety_neurons.prompts import PromptSet, load_prompts, refuse_overlap
 from safety_neurons.runs import (
     COMPLETIONS,
     HARMLESS_COMPLETIONS,
@@ -90,8 +90,7 @@ def validate(
     with run.stage(
         "validate", config, [SUMMARY, SAMPLES], read_by=["stability", "report"]
     ) as stage:
-        chat = ChatFormat.of_config(run.config("find"))
-        evaluator = Evaluator(pair, judges.first, options.decoding, chat, run, progress)
+        evaluator = Evaluator(pair, judges.first, options.decoding, run, progress)
         summary, chosen = _measured(evaluator, prompts, options, rankings, judges, errors)
         rows = measured.samples(evaluator, prompts, chosen)
         write_jsonl(stage.file(SAMPLES), (row.written() for row in rows))
@@ -171,9 +170,8 @@ def plan_prompts(
     require_same_models(run, pair)
     _refuse_seen(run, prompts)
     rankings = read_table(run.result("find", TABLE))
-    chat = ChatFormat.of_config(run.config("find"))
     first = judges_of(judge).first
-    evaluator = Evaluator(pair, first, options.decoding, chat, run, progress or Silent())
+    evaluator = Evaluator(pair, first, options.decoding, run, progress or Silent())
     with run.writing():
         select = curves(
             evaluator, prompts.select, rankings, options, split="select", controlled=False
