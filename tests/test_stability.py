@@ -86,6 +86,15 @@ def test_the_card_of_a_tiny_run(whole_run, files, tmp_path):
     refused(invoke("report", run), "is not what the command wrote")
 
 
+def test_runs_in_folders_of_one_name_are_both_compared(whole_run, files, tmp_path):
+    """A dictionary by the last part of the path would drop one of them without a word."""
+    runs = [shutil.copytree(whole_run, tmp_path / part / "run") for part in ("own", "a", "b")]
+    said = invoke("stability", *runs, "--harmless", files["harmless"], "--device", "cpu")
+    assert said.exit_code == 0, said.output
+    card = json.loads((runs[0] / "stability.json").read_text())
+    assert [row["name"] for row in card["transfers"]] == [str(run) for run in runs[1:]]
+
+
 def test_runs_that_cannot_be_compared_are_said(whole_run, tmp_path):
     refused(invoke("stability", tmp_path), "no run folder")
     refused(invoke("stability", whole_run, "--judge", "magic"), "magic")

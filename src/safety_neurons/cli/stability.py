@@ -24,7 +24,9 @@ def command(
         typer.Option(help="Harmless prompts, for units of ordinary answers; built-in if left out."),
     ] = None,
     prompt_column: o.PromptColumn = "prompt",
-    judge: o.Judges = None,
+    judge: Annotated[
+        str, typer.Option(help="The judge that the run was validated with, the first of several.")
+    ] = defaults.JUDGE,
     controls: o.Controls = defaults.CONTROLS,
     limit: Annotated[
         int | None, typer.Option(help="At most so many harmless prompts.", min=1)
@@ -56,7 +58,7 @@ def command(
         pair,
         compared,
         harmless=ordinary.limited(limit, seed=seed),
-        judge=(judge or [defaults.JUDGE])[0],
+        judge=judge,
         controls=controls,
         seed=seed,
         progress=o.bars(),

@@ -94,7 +94,10 @@ def stability(
         )
     rankings = read_table(run.result("find", TABLE))
     chosen = rankings[summary.chosen.ranking]
-    chosen_of = [_chosen_in(other, chosen.space) for other in others]
+    chosen_of = {
+        name: _chosen_in(other, chosen.space)
+        for name, other in zip(_names_of(others), others, strict=True)
+    }
     harmless = harmless or builtin(Kind.HARMLESS, Split.FIND)
     config = {
         "others": [
@@ -113,13 +116,13 @@ def stability(
         overlaps = [
             *of_this_run(given, rankings, chosen.name, k),
             with_utility(harmless_given, chosen, k),
-            *with_runs(chosen, [(name, ranking) for name, ranking, _ in chosen_of], k),
+            *with_runs(chosen, [(name, ranking) for name, (ranking, _) in chosen_of.items()], k),
         ]
         measured = _Effects(run, pair, summary, first, progress, seed)
         units = chosen.top(summary.chosen.share)
         differs = _difference(run)
         own = measured.of({"the chosen set": units})[0]
-        transfers = measured.of({name: theirs for name, _, theirs in chosen_of})
+        transfers = measured.of({name: theirs for name, (_, theirs) in chosen_of.items()})
         random = measured.of(
             _drawn("random set", [units.matched_random(seed + i) for i in range(controls)])
         )
@@ -147,8 +150,8 @@ def stability(
     return card
 
 
-def _chosen_in(other: RunFolder, space: UnitSpace) -> tuple[str, Ranking, UnitSet]:
-    """Another run's name, the ranking that it chose, and its set."""
+def _chosen_in(other: RunFolder, space: UnitSpace) -> tuple[Ranking, UnitSet]:
+    """The ranking that another run chose, and its set."""
     chosen = read_summary(other).chosen
     ranking = read_table(other.result("find", TABLE))[chosen.ranking]
     if ranking.space != space:
@@ -156,7 +159,13 @@ def _chosen_in(other: RunFolder, space: UnitSpace) -> tuple[str, Ranking, UnitSe
             f"'{other.path}' ranks units of a differently shaped model; give runs on models of the "
             "same shape."
         )
-    return other.path.name, ranking, top_units(other, chosen.share, chosen.ranking)
+    return ranking, top_units(other, chosen.share, chosen.ranking)
+
+
+def _names_of(others: Sequence[RunFolder]) -> list[str]:
+    """The folders' names, or whole paths where two are called the same."""
+    names = [other.path.name for other in others]
+    return names if len(set(names)) == len(names) else [str(other.path) for other in others]
 
 
 def _given(
