@@ -13,7 +13,13 @@ from safety_neurons.prompts import Kind, PromptSet, Split, builtin
 from safety_neurons.runs import RunFolder
 
 SHARES = "0.002,0.005,0.01,0.02,0.05,0.1,0.2,1"
-FEW_SHARES = "0.002,0.005,0.01,0.02,1"
+PRIMARY, PAPERS = "path-attribution", "change-score"
+CONTROLS = ("--controls", "3", "--control-ranking", PRIMARY)
+FEW = (
+    *("--ranking", PRIMARY, "--ranking", PAPERS, "--shares", "0.002,0.005,0.01,0.02,1"),
+    *(*CONTROLS, "--control-shares", "0.005,0.01"),
+)
+"""Where a claim is repeated: two rankings, four shares."""
 PROMPTS = "100"
 FOUND_ON = "60"
 OTHER_PEOPLES = Path("../shared/data/harmful_train.jsonl")
@@ -49,12 +55,11 @@ def stages(pair: Pair, out: Path) -> Iterator[Stage]:
         (
             *("find", "--aligned", pair.source(adapters), "--unaligned", UNALIGNED),
             *("--out", str(run), "--limit", FOUND_ON),
-            *("--ranking", "path-attribution", "--ranking", "attribution"),
-            *("--ranking", "change-score"),
+            *("--ranking", PRIMARY, "--ranking", "attribution", "--ranking", PAPERS),
         ),
         _complete(run, "find"),
     )
-    tested = ("--controls", "3", "--control-shares", "0.005,0.01,0.02,0.05")
+    tested = (*CONTROLS, "--control-shares", "0.005,0.01,0.02,0.05")
     yield Stage(
         f"{pair.name}: validate",
         (
@@ -85,8 +90,7 @@ def _confirmed(pair: Pair, out: Path, run: Path) -> Iterator[Stage]:
         f"{pair.name}: confirm",
         (
             *("validate", str(confirm), "--prompts", str(out / "confirm.jsonl")),
-            *("--harmless", str(out / "confirm-harmless.jsonl"), "--shares", FEW_SHARES),
-            *("--controls", "3", "--control-shares", "0.005,0.01"),
+            *("--harmless", str(out / "confirm-harmless.jsonl"), *FEW),
         ),
         _complete(confirm, "validate"),
         lambda: _prepare(run, confirm, out),
@@ -97,7 +101,7 @@ def _confirmed(pair: Pair, out: Path, run: Path) -> Iterator[Stage]:
             f"{pair.name}: other people's prompts",
             (
                 *("validate", str(others), "--prompts", str(OTHER_PEOPLES), "--limit", PROMPTS),
-                *("--shares", FEW_SHARES, "--controls", "3", "--control-shares", "0.005,0.01"),
+                *FEW,
             ),
             _complete(others, "validate"),
             lambda: _prepare(run, others, out),

@@ -29,6 +29,30 @@ def test_random_sets_are_drawn_where_they_are_asked_for(summary):
         assert len(row["controls"]) == (2 if row["share"] == 0.05 else 0)
 
 
+def test_the_rankings_asked_for_are_tested_and_the_chosen_set_always_beside_random_ones(
+    whole_run, validate_arguments, tmp_path
+):
+    run = shutil.copytree(whole_run, tmp_path / "run")
+    first, second, *_ = json.loads((run / "summary.json").read_text())["n90"]
+    only = ["--ranking", second, "--control-shares", "1", "--controls", 1]
+    done = invoke("validate", run, *validate_arguments, *only, "--control-ranking", second)
+    assert done.exit_code == 0, done.output
+    summary = json.loads((run / "summary.json").read_text())
+    assert set(summary["n90"]) == {second} == {row["ranking"] for row in summary["curve"]}
+    for row in summary["curve"]:
+        chosen = row["share"] == summary["chosen"]["share"]
+        drawn = row["split"] == "test" and chosen and row["share"] < 0.5
+        assert len(row["controls"]) == drawn, row  # half and all leave no other units to draw
+    refused(invoke("validate", run, *validate_arguments, "--ranking", "no-such"), "no ranking")
+    refused(
+        invoke("validate", run, *validate_arguments, "--control-ranking", "no-such"), "no ranking"
+    )
+    refused(
+        invoke("validate", run, *validate_arguments, *only, "--control-ranking", first),
+        "add it to the rankings",
+    )
+
+
 def test_the_chosen_set_is_compared_with_each_share_and_each_ranking(summary):
     chosen = summary["chosen"]
     compared = {(row["ranking"], row["share"]) for row in summary["comparisons"]}

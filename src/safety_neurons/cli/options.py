@@ -141,6 +141,18 @@ Controls = Annotated[int, typer.Option(help="Matched random sets at each share."
 ControlShares = Annotated[
     str, typer.Option(help="Shares that have random sets, with commas; all if left out.")
 ]
+TestedRankings = Annotated[
+    list[str] | None,
+    typer.Option("--ranking", help="Test this one of the run's rankings; may be repeated."),
+]
+ControlRankings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--control-ranking",
+        help="Draw random sets beside this ranking (and always beside the chosen set); may be "
+        "repeated, all if left out.",
+    ),
+]
 Lengths = Annotated[
     str,
     typer.Option(help="Judge answers cut after so many tokens, too, with commas, such as 20,256."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,9 +24,11 @@ def command(
     prompts: o.Prompts = None,
     harmless: OtherPrompts = None,
     borderline: OtherPrompts = None,
+    ranking: o.TestedRankings = None,
     shares: o.Shares = o.SHARES,
     controls: o.Controls = defaults.CONTROLS,
     control_shares: o.ControlShares = "",
+    control_ranking: o.ControlRankings = None,
     lengths: o.Lengths = "",
     strengths: o.Strengths = "",
     judge: o.Judges = None,
@@ -53,6 +56,11 @@ def command(
     tested = TestPrompts.of_files(prompts, harmless, borderline, column=prompt_column, seed=seed)
     options = validate_options(
         shares, controls, control_shares, lengths, strengths, max_new_tokens, batch_size, seed
+    )
+    options = replace(
+        options,
+        rankings=tuple(ranking) if ranking else None,
+        control_rankings=tuple(control_ranking) if control_ranking else None,
     )
     pair = o.reload_pair(folder, dtype=dtype, device=device)
     if power:
@@ -109,13 +117,13 @@ def validate_options(
     from safety_neurons.studies.validation import ValidateOptions
 
     return ValidateOptions(
-        o.parse_numbers(shares, "shares"),
-        controls,
-        o.parse_numbers(control_shares, "control shares") or None,
-        o.parse_numbers(strengths, "strengths"),
-        o.parse_counts(lengths, "lengths"),
-        Decoding(max_new_tokens, batch_size),
-        seed,
+        shares=o.parse_numbers(shares, "shares"),
+        controls=controls,
+        control_shares=o.parse_numbers(control_shares, "control shares") or None,
+        strengths=o.parse_numbers(strengths, "strengths"),
+        lengths=o.parse_counts(lengths, "lengths"),
+        decoding=Decoding(max_new_tokens, batch_size),
+        seed=seed,
     )
 
 

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from safety_neurons.errors import UserError
 from safety_neurons.runs import TABLE, RunFolder
 from safety_neurons.runs.models import identity_in, models_of
-from safety_neurons.units import BlockKey, UnitSet, read_means, read_table, save_set
+from safety_neurons.units import BlockKey, Ranking, UnitSet, read_means, read_table, save_set
 from safety_neurons.units.table import MEANS
+
+
+def rankings_of(run: RunFolder, names: Collection[str] | None = None) -> dict[str, Ranking]:
+    """A run's rankings by name, the primary one first.
+
+    Args:
+        names: only these; None for all.
+
+    Returns:
+        At least one ranking.
+
+    Raises:
+        UserError: if the run has no complete `find`, or no such ranking.
+    """
+    rankings = read_table(run.result("find", TABLE))
+    if unknown := set(names or ()) - rankings.keys():
+        raise UserError(
+            f"'{run.path}' has no ranking '{min(unknown)}', only {', '.join(rankings)}; choose one "
+            "of them."
+        )
+    return {name: of for name, of in rankings.items() if names is None or name in names}
 
 
 def top_units(run: RunFolder, share: float, ranking: str | None = None) -> UnitSet:
@@ -23,13 +45,8 @@ def top_units(run: RunFolder, share: float, ranking: str | None = None) -> UnitS
     Raises:
         UserError: if the run has no complete `find`, or no such ranking, or the share is none.
     """
-    rankings = read_table(run.result("find", TABLE))
-    name = next(iter(rankings)) if ranking is None else ranking
-    if name not in rankings:
-        raise UserError(
-            f"'{run.path}' has no ranking '{name}', only {', '.join(rankings)}; choose one of them."
-        )
-    units = rankings[name].top(share)
+    rankings = rankings_of(run, None if ranking is None else [ranking])
+    units = next(iter(rankings.values())).top(share)
     if not len(units):
         raise UserError(f"A share of {share:g} is no neuron at all; give a larger one.")
     return units

@@ -31,24 +31,34 @@ def curves(
     options: ValidateOptions,
     *,
     split: str,
-    controlled: bool,
+    claimed: CurvePoint | None = None,
 ) -> list[CurvePoint]:
     """The effect of every share of every ranking.
 
     Args:
         split: the name of `prompts`.
-        controlled: beside matched random sets, where the options ask for them.
+        claimed: the point of the split `select` that claims are made of. The curves are beside
+            matched random sets where the options ask for them, and always at this point; without
+            it, nowhere.
 
     Returns:
         One point a share, ranking by ranking.
     """
+
+    def drawn(name: str, share: float) -> int:
+        if claimed is None:
+            return 0
+        if (name, share) == (claimed.ranking, claimed.share):
+            return options.controls
+        return options.controls_at(name, share)
+
     points: list[CurvePoint] = []
     for name, ranking in rankings.items():
         targets = [
-            Target(name, share, units, controls=matched_controls(units, controls, options.seed))
+            Target(name, share, units, controls=controls)
             for share in options.tested_shares
-            for controls in [options.controls_at(share) if controlled else 0]
             for units in [ranking.top(share)]
+            for controls in [matched_controls(units, drawn(name, share), options.seed)]
         ]
         points += measure(
             evaluator, prompts, targets, split=split, label=f"{name} ({split})", seed=options.seed

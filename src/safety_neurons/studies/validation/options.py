@@ -35,6 +35,10 @@ class ValidateOptions:
     """Matched random sets at each share of the test split."""
     control_shares: tuple[float, ...] | None = None
     """The shares at which random sets are drawn; None for all of them."""
+    rankings: tuple[str, ...] | None = None
+    """Those of the run that are tested; None for all of them."""
+    control_rankings: tuple[str, ...] | None = None
+    """The tested rankings that random sets are drawn beside; None for all of them."""
     strengths: tuple[float, ...] = ()
     """How far of the way to the donor's values the chosen set is moved, one by one, on test."""
     lengths: tuple[int, ...] = ()
@@ -46,6 +50,14 @@ class ValidateOptions:
     def __post_init__(self) -> None:
         if short := [length for length in self.lengths if length < 1]:
             raise UserError(f"Answers have 1 token or more, but a length of {short[0]} was given.")
+        if self.rankings is not None and not self.rankings:
+            raise UserError("No ranking was given to test; name one, or leave all of them.")
+        untested = set(self.control_rankings or ()) - set(self.rankings or ())
+        if self.rankings is not None and untested:
+            raise UserError(
+                f"Random sets were asked for beside '{min(untested)}', which is no tested ranking; "
+                "add it to the rankings."
+            )
         unknown = set(self.control_shares or ()) - set(self.tested_shares)
         if unknown:
             raise UserError(
@@ -73,10 +85,11 @@ class ValidateOptions:
         """The shares in order, with the ceiling."""
         return sorted({*self.shares, 1.0})
 
-    def controls_at(self, share: float) -> int:
-        """How many random sets a share of the test split has."""
-        drawn = self.control_shares is None or share in self.control_shares
-        return self.controls if drawn else 0
+    def controls_at(self, ranking: str, share: float) -> int:
+        """How many random sets a ranking's share of the test split has."""
+        here = self.control_shares is None or share in self.control_shares
+        beside = self.control_rankings is None or ranking in self.control_rankings
+        return self.controls if here and beside else 0
 
 
 @dataclass(frozen=True)

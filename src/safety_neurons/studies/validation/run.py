@@ -26,20 +26,20 @@ from safety_neurons.runs import (
     HARMLESS_COMPLETIONS,
     SAMPLES,
     SUMMARY,
-    TABLE,
     RunFolder,
     Summary,
     require_same_models,
 )
 from safety_neurons.runs.summary import Chosen, threshold
 from safety_neurons.storage import write_json, write_jsonl
+from safety_neurons.studies.sets import rankings_of
 from safety_neurons.studies.validation import checks, comparing, lengths
 from safety_neurons.studies.validation import measurements as measured
 from safety_neurons.studies.validation.curve import choose
 from safety_neurons.studies.validation.evaluator import Evaluator
 from safety_neurons.studies.validation.measurements import ChosenSet, ceiling_of, curves
 from safety_neurons.studies.validation.options import TestPrompts, ValidateOptions
-from safety_neurons.units import Ranking, read_table
+from safety_neurons.units import Ranking
 
 
 def validate(
@@ -65,8 +65,8 @@ def validate(
         What `summary.json` holds.
 
     Raises:
-        UserError: if the run has no complete `find`, was made with other models, or was
-            found on prompts that are tested now.
+        UserError: if the run has no complete `find` or none of the rankings named, was made with
+            other models, or was found on prompts that are tested now.
     """
     run.require("find")
     prompts = prompts or TestPrompts.builtin()
@@ -78,7 +78,7 @@ def validate(
     for note in pair.notes:
         progress.note(note)
     _refuse_seen(run, prompts)
-    rankings = read_table(run.result("find", TABLE))
+    rankings = _tested(run, options)
     config = {
         **asdict(options),
         "prompts": prompts.describe(),
@@ -109,9 +109,9 @@ def _measured(
     judges: Judges,
     calibration: Calibration | None,
 ) -> tuple[Summary, ChosenSet]:
-    select = curves(evaluator, prompts.select, rankings, options, split="select", controlled=False)
+    select = curves(evaluator, prompts.select, rankings, options, split="select")
     best = choose(select, ceiling_of(select))
-    test = curves(evaluator, prompts.test, rankings, options, split="test", controlled=True)
+    test = curves(evaluator, prompts.test, rankings, options, split="test", claimed=best)
     ceiling = ceiling_of(test)
     reached = {
         name: threshold([p for p in test if p.ranking == name], ceiling) for name in rankings
@@ -169,16 +169,19 @@ def plan_prompts(
     options = options or ValidateOptions()
     require_same_models(run, pair)
     _refuse_seen(run, prompts)
-    rankings = read_table(run.result("find", TABLE))
+    rankings = _tested(run, options)
     first = judges_of(judge).first
     evaluator = Evaluator(pair, first, options.decoding, run, progress or Silent())
     with run.writing():
-        select = curves(
-            evaluator, prompts.select, rankings, options, split="select", controlled=False
-        )
+        select = curves(evaluator, prompts.select, rankings, options, split="select")
         best = choose(select, ceiling_of(select))
         setting = ChosenSet.of(best, rankings, options).settings["patched"]
         return comparing.needed(evaluator, prompts.select, setting, "Sample size (select)")
+
+
+def _tested(run: RunFolder, options: ValidateOptions) -> dict[str, Ranking]:
+    rankings_of(run, options.control_rankings)  # which refuses names of no ranking
+    return rankings_of(run, options.rankings)
 
 
 def _others(judges: Judges) -> list[str]:
