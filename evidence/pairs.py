@@ -23,6 +23,11 @@ class Pair:
     aligned: str | None = None
     training: tuple[str, ...] = ()
 
+    @property
+    def shipped(self) -> bool:
+        """Whether it comes with the package; on these more is measured."""
+        return self.aligned is not None
+
     def source(self, adapters: Path) -> str:
         """What `--aligned` names."""
         return self.aligned or f"{UNALIGNED}+{adapters / self.name}"

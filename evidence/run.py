@@ -52,7 +52,7 @@ def _planned(out: Path, names: list[str]) -> Iterator[Stage]:
         )
     for pair in pairs:
         yield from stages(pair, out)
-    for pair in pairs:
+    for pair in (pair for pair in pairs if pair.shipped):
         yield stability_stage(pair, out, pairs)
 
 

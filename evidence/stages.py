@@ -43,7 +43,7 @@ class Stage:
 def stages(pair: Pair, out: Path) -> Iterator[Stage]:
     """The stages of one pair, in order, but for its stability."""
     adapters, run = out / "adapters", out / pair.name
-    if pair.aligned is None:
+    if not pair.shipped:
         adapter = adapters / pair.name
         yield Stage(
             f"{pair.name}: train",
@@ -55,7 +55,7 @@ def stages(pair: Pair, out: Path) -> Iterator[Stage]:
         (
             *("find", "--aligned", pair.source(adapters), "--unaligned", UNALIGNED),
             *("--out", str(run), "--limit", FOUND_ON),
-            *("--ranking", PRIMARY, "--ranking", "attribution", "--ranking", PAPERS),
+            *_rankings(pair),
         ),
         _complete(run, "find"),
     )
@@ -64,12 +64,18 @@ def stages(pair: Pair, out: Path) -> Iterator[Stage]:
         f"{pair.name}: validate",
         (
             *("validate", str(run), "--limit", PROMPTS, "--shares", SHARES, *tested),
-            *("--strengths", "0.5,1.5", "--lengths", "20,40,256"),
+            *(("--strengths", "0.5,1.5", "--lengths", "20,40,256") if pair.shipped else ()),
         ),
         _complete(run, "validate"),
     )
-    if pair.aligned is not None:
+    if pair.shipped:
         yield from _confirmed(pair, out, run)
+
+
+def _rankings(pair: Pair) -> tuple[str, ...]:
+    """Of the shipped pairs one more, plain attribution, to compare with."""
+    between = ("--ranking", "attribution") if pair.shipped else ()
+    return ("--ranking", PRIMARY, *between, "--ranking", PAPERS)
 
 
 def stability_stage(pair: Pair, out: Path, others: tuple[Pair, ...]) -> Stage:

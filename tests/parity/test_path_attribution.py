@@ -12,6 +12,7 @@ from safety_neurons.methods.path_attribution import (
     CONTEXTS,
     DECAY,
     HARMLESS_CONTEXTS,
+    HARMLESS_WEIGHT,
     HORIZON,
     PATH_ATTRIBUTION,
     attribute_along,
@@ -157,7 +158,7 @@ def test_rounds_know_what_those_before_found(zoo):
     led = [of.attribution.max() / 3 for of in found[:harmful]]
     by_hand = sum(of.attribution / 3 / one for of, one in zip(found, led)) / harmful  # noqa: B905
     kept = sum(of.attribution / 3 for of in found[harmful:]) / len(HARMLESS_CONTEXTS)
-    by_hand = by_hand + kept / led[1 + CONTEXTS.index(HARMLESS_CONTEXTS[0])]
+    by_hand = by_hand + HARMLESS_WEIGHT * kept / led[1 + CONTEXTS.index(HARMLESS_CONTEXTS[0])]
     torch.testing.assert_close(scores, by_hand, rtol=1e-12, atol=1e-12)
 
 

@@ -22,8 +22,9 @@ units has together.
 
 A set that makes a model refuse makes it refuse harmless prompts, too. So in two more rounds
 (HARMLESS_CONTEXTS) the leading units move on harmless prompts, with the aligned model's own answers
-to these: what units do to their likelihood is added, and units that would have them refused fall
-behind.
+to these: what units do to their likelihood is added, weighted by HARMLESS_WEIGHT, and units that
+would have them refused fall behind. These move all the way, as they do under a patch: before that,
+few harmless prompts are refused, and gradients are of other things.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ CONTEXTS = (0.02, 0.005, 0.002)
 """Shares of the leading units that are moved alone, one a round."""
 HARMLESS_CONTEXTS = (0.005, 0.002)
 """The same on harmless prompts."""
+HARMLESS_WEIGHT = 0.5
+"""What harmless answers count for beside harmful prompts' ones."""
 LEADING = 0.02
 """The share of units whose attribution a round's scores are told in."""
 
@@ -236,7 +239,7 @@ class _Round(OfAlignedAnswers):
     """
 
     number: int
-    steps: int
+    strengths: tuple[float, ...]
     moved: UnitSet | None = None
     on_harmless: bool = False
 
@@ -246,7 +249,8 @@ class _Round(OfAlignedAnswers):
     def version(self) -> str:
         context = self.moved.key if self.moved is not None else "all"
         prompts = "harmless" if self.on_harmless else "harmful"
-        return f"{PathAttribution.version}/{self.steps}/{context}/{prompts}"
+        strengths = ",".join(f"{strength:g}" for strength in self.strengths)
+        return f"{PathAttribution.version}/{strengths}/{context}/{prompts}"
 
     @property
     def label(self) -> str:
@@ -260,13 +264,13 @@ class _Round(OfAlignedAnswers):
         space: UnitSpace,
     ) -> AttributionSums:
         moved = self.moved if self.moved is not None else UnitSet.all(space)
-        return attribute_along(pair, prompts, completions, moved, midpoints(self.steps))
+        return attribute_along(pair, prompts, completions, moved, self.strengths)
 
 
 class PathAttribution:
     """Ranks by attribution along the path, in rounds."""
 
-    version = "path-attribution-1"
+    version = "path-attribution-2"
     reads_harmless = True
 
     def completions_of(self, contrasted: Side) -> Side:
@@ -277,26 +281,26 @@ class PathAttribution:
         number = len(sums)
         if number == len(_ROUNDS):
             return None
-        share, steps, on_harmless = _ROUNDS[number]
+        share, strengths, on_harmless = _ROUNDS[number]
         if share is None:
-            return _Round(number, steps)
+            return _Round(number, strengths)
         so_far = _together(sums[: 1 + len(CONTEXTS)])
         leading = Ranking("so far", so_far, space).order[: max(units_in(share, space), 1)]
-        return _Round(number, steps, UnitSet.of(leading, space), on_harmless)
+        return _Round(number, strengths, UnitSet.of(leading, space), on_harmless)
 
     def scores(self, sums: Sequence[AttributionSums]) -> Float[Tensor, "unit"]:
         """The mean over harmful rounds, and what the units do to harmless answers."""
         harmful, harmless = sums[: 1 + len(CONTEXTS)], sums[1 + len(CONTEXTS) :]
         kept = torch.stack([of.score for of in harmless]).mean(dim=0)
-        return _together(harmful) + kept / _led(harmful[_MIDDLE])
+        return _together(harmful) + HARMLESS_WEIGHT * kept / _led(harmful[_MIDDLE])
 
 
-_ROUNDS: tuple[tuple[float | None, int, bool], ...] = (
-    (None, 4, False),
-    *((share, 2, False) for share in CONTEXTS),
-    *((share, 2, True) for share in HARMLESS_CONTEXTS),
+_ROUNDS: tuple[tuple[float | None, tuple[float, ...], bool], ...] = (
+    (None, midpoints(4), False),
+    *((share, midpoints(2), False) for share in CONTEXTS),
+    *((share, (1.0,), True) for share in HARMLESS_CONTEXTS),
 )
-"""Of each round: the share that moves (None for all), midpoints, whether on harmless prompts."""
+"""Of each round: the share that moves (None for all), how far, whether on harmless prompts."""
 
 _MIDDLE = 1 + CONTEXTS.index(HARMLESS_CONTEXTS[0])
 """The harmful round in whose parts harmless answers are told: where the same share moves."""
