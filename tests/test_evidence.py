@@ -21,8 +21,9 @@ def test_adapters_are_trained_first_and_stability_comes_last(tmp_path):
     assert names[-len(shipped) :] == [f"{name}: stability" for name in shipped]
     for pair in PAIRS:
         own = [name.split(": ")[1] for name in names if name.startswith(f"{pair.name}: ")]
-        assert own[0] == ("train" if pair.aligned is None else "find")
-        assert own.index("find") < own.index("validate") < own.index("stability")
+        assert own[0] == ("find" if pair.shipped else "train")
+        assert own.index("find") < own.index("validate")
+        assert ("confirm" in own) == pair.shipped
     assert align.__doc__  # whose options the training of a pair names
 
 
