@@ -68,6 +68,26 @@ def test_the_whole_job_on_a_tiny_pair(find_arguments, validate_arguments, files,
     assert set(verdicts) <= {"refusal", "partial", "compliance", "unscored"}
 
 
+def test_a_ranking_that_is_made_otherwise_since_is_made_again(find_arguments, tmp_path):
+    run = tmp_path / "run"
+    assert invoke(*find_arguments, "--out", run).exit_code == 0
+    manifest = json.loads((run / "manifest.json").read_text())
+    held = manifest["stages"]["find"]["config"]["methods"]
+    name = next(iter(held))
+    held[name] = "of-before"
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    stamp = (run / "neurons.parquet").stat().st_mtime_ns
+    again = invoke(*find_arguments, "--out", run)
+    assert again.exit_code == 0, again.output
+    assert "made otherwise since" in " ".join(again.output.split())
+    assert (run / "neurons.parquet").stat().st_mtime_ns > stamp
+    written = json.loads((run / "manifest.json").read_text())
+    assert written["stages"]["find"]["config"]["methods"][name] != "of-before"
+    stamp = (run / "neurons.parquet").stat().st_mtime_ns
+    assert invoke(*find_arguments, "--out", run).exit_code == 0
+    assert (run / "neurons.parquet").stat().st_mtime_ns == stamp
+
+
 @pytest.mark.parametrize("where", ["Answers", "Contrasting", "Attributing"])
 def test_a_stopped_find_goes_on_to_the_same_result(find_arguments, tmp_path, monkeypatch, where):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"

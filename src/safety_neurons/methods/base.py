@@ -72,6 +72,11 @@ class RankingInRounds(Protocol):
     """
 
     @property
+    def version(self) -> str:
+        """Change it when the same prompts would give another ranking."""
+        ...
+
+    @property
     def reads_harmless(self) -> bool:
         """Whether any of its rounds does."""
         ...

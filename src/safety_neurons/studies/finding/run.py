@@ -138,7 +138,11 @@ def find(
             models={s: ModelRecord.model_validate(m) for s, m in pair.provenance.items()},
             loading=LoadingRecord.model_validate(pair.loading),
         )
-        if not run.is_whole("find"):
+        held = run.config("find").get("methods")
+        whole = run.is_whole("find")
+        if whole and held != config["methods"]:
+            progress.note("A ranking is made otherwise since; all units are ranked again.")
+        if not whole or held != config["methods"]:
             _find(pair, run, asked, space, options, config, chat, progress)
     return run
 
@@ -196,6 +200,7 @@ def _config(pair: ModelPair, asked: Sequence[PromptSet], options: FindOptions) -
     return {
         **asdict(options),
         "rankings": list(options.rankings),
+        "methods": {name: method.version for name, method in options.methods.items()},
         "sites": [str(kind) for kind in options.sites],
         "contrast_on": str(options.contrast_on),
         "dtype": str(pair.dtype).removeprefix("torch."),
@@ -225,7 +230,11 @@ def _refuse_other_run(run: RunFolder, config: dict[str, Any]) -> None:
 
 
 def _deciding(config: dict[str, Any]) -> dict[str, Any]:
-    """`config` without what decides nothing: where prompts lie, how many run together."""
+    """`config` without what makes it no other run.
+
+    Returns:
+        All but where prompts lie, how many run together, and how this version ranks.
+    """
     if not config:
         return config
     return {
@@ -237,6 +246,7 @@ def _deciding(config: dict[str, Any]) -> dict[str, Any]:
             if name in config
         },
         "decoding": {**config["decoding"], "batch_size": None},
+        "methods": None,
     }
 
 
