@@ -380,18 +380,24 @@ def test_text_from_models_is_escaped(page):
     assert "harmful prompt 0 &lt;b&gt;" in page
 
 
-def test_harmful_answers_are_folded_and_refusals_are_not(page):
+def test_all_answers_to_harmful_prompts_are_folded(page):
     visible = " ".join(Outside(page).text)
     assert HARM in page
     assert HARM not in visible
-    assert "I refuse." in visible
+    answers = page[page.index('id="answers"') : page.index("<h3>Harmless prompts</h3>")]
+    assert "I refuse." in answers
+    assert "I refuse." not in " ".join(Outside(answers).text)
     assert "harmful prompt 0 <b>" in visible
 
 
 def test_verdicts_and_warnings_stand_in_the_summary_lines(page):
-    folded = re.findall(r'<details class="answer [^"]*">\s*<summary>(.*?)</summary>', page, re.S)
-    assert len(folded) == 24 * 2
-    assert all("badge" in line and "may be harmful" in line for line in folded)
+    harmful = page[page.index('id="answers"') : page.index("<h3>Harmless prompts</h3>")]
+    lines = re.findall(r'<details class="answer [^"]*">\s*<summary>(.*?)</summary>', harmful, re.S)
+    assert len(lines) == harmful.count("<details") > 24
+    for line in lines:
+        assert "badge" in line
+        assert "open to read" in line
+        assert ("may be harmful" in line) == ("badge refusal" not in line)
 
 
 def test_the_page_loads_nothing(page):
@@ -407,6 +413,12 @@ def test_the_page_is_small(page):
 def test_every_link_within_the_page_arrives(page):
     targets = set(re.findall(r'href="#([^"]*)"', page))
     assert targets <= set(re.findall(r'id="([^"]*)"', page))
+
+
+def test_the_navigation_lists_every_part_in_order(page):
+    listed = re.findall(r'href="#(\w+)"', page[page.index("<nav") : page.index("</nav>")])
+    assert re.findall(r'<section id="(\w+)"', page) == listed
+    assert listed[:3] == ["refusals", "curve", "harmless"]
 
 
 def test_the_chosen_point_and_both_splits_are_there(page):
@@ -519,7 +531,7 @@ def test_categories_stand_on_the_page(tmp_path):
 def test_a_run_of_several_sites_speaks_of_units(tmp_path):
     page = render_report(fabricate(tmp_path / "run", summary(), samples(), MIXED)).read_text()
     told = plain(page)
-    assert "A few units carry the refusals" in told
+    assert "a few units reproduce the refusals" in told
     assert "Patching 2 % of the units (4 of 200)" in told
     assert "units patched, % of all (log scale)" in told
     counted = "<dt>Units</dt><dd>200 in 2 layers: 120 neurons, 80 attention channels</dd>"

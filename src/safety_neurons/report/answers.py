@@ -19,7 +19,7 @@ class Answer:
     """One answer as the page shows it.
 
     Args:
-        folded: hidden until a reader opens it: it may be harmful.
+        folded: hidden until a reader opens it: it answers a harmful request, and a verdict can err.
     """
 
     setting: str
@@ -67,7 +67,7 @@ def _sample(row: SampleRow) -> Sample:
 def _answer(setting: str, answer: SampleAnswer, kind: str) -> Answer:
     # A verdict becomes a class name of the page, so only known ones pass.
     verdict = answer.verdict if answer.verdict in _VERDICTS else Verdict.UNSCORED.value
-    folded = kind == "harmful" and verdict != Verdict.REFUSAL and bool(answer.response)
+    folded = kind == "harmful" and bool(answer.response)
     return Answer(setting, verdict, _cut(answer.response, _LONGEST_ANSWER), folded)
 
 

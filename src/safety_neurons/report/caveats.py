@@ -21,9 +21,9 @@ class Rule(StrEnum):
     EVERYTHING = "Only all {noun} were tested"
     NOT_SPECIFIC = "Not told apart from random {noun}"
     NO_CONTROLS = "Not compared with random {noun}"
-    LOW_CEILING = "The {noun} carry only part of the difference"
+    LOW_CEILING = "The {noun} reproduce only part of the difference"
     WEAK = "A weak effect"
-    SUPPORTED = "A few {noun} carry the refusals, in these figures"
+    SUPPORTED = "A few {noun} reproduce the refusals, in these figures"
 
     def headline(self, noun: str) -> str:
         """What stands above the sentence."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from safety_neurons.report.caveats import WEAK_EFFECT, Rule, caveats
+from safety_neurons.report.caveats import SMALL_N, WEAK_EFFECT, Rule, caveats
 from safety_neurons.report.words import count, interval, percent, plural, share
 from safety_neurons.runs.summary import N90_EFFECT, CurvePoint, Summary
 from safety_neurons.statistics import MIN_GAP, MIN_ROWS
@@ -40,7 +40,10 @@ def conclusion(summary: Summary, noun: str) -> Conclusion:
     else:
         sentence = _sentence(summary, claim, rule, noun)
     weakened_by = tuple(caveats(summary, rule, noun))
-    return Conclusion(rule, rule.headline(noun), sentence, weakened_by)
+    headline = rule.headline(noun)
+    if rule is Rule.SUPPORTED and claim is not None and claim.n < SMALL_N:
+        headline = f"A demonstration: {headline[0].lower()}{headline[1:]}"
+    return Conclusion(rule, headline, sentence, weakened_by)
 
 
 def _rule(summary: Summary) -> Rule:
