@@ -17,14 +17,14 @@ import torch
 
 from safety_neurons.errors import UserError
 from safety_neurons.report import render_report, words
-from safety_neurons.report.answers import spread
+from safety_neurons.report.answers import shown, spread
 from safety_neurons.report.captions import chosen_sentence, necessity_sentence
 from safety_neurons.report.caveats import Rule
 from safety_neurons.report.charts.axes import Frame, Linear, Logarithmic, Tick
 from safety_neurons.report.charts.marks import Mark, Style, level, marked_line
 from safety_neurons.report.heatmap import HeatMap
 from safety_neurons.report.sentences import Conclusion, conclusion
-from safety_neurons.runs import RunFolder, SampleRow, Summary
+from safety_neurons.runs import RunFolder, SampleAnswer, SampleRow, Summary
 from safety_neurons.runs.manifest import BlockRecord, ModelRecord, UnitsRecord
 from safety_neurons.statistics import Interval, rate
 from safety_neurons.storage import write_json, write_jsonl
@@ -471,7 +471,7 @@ def test_heat_map_rows_add_up():
     assert all(sum(row) == pytest.approx(1) for row in heat.parts[1:])
     assert heat.parts[1] == (0, 0, 1)
     assert heat.parts[-1] == pytest.approx(heat.even)
-    assert "layer 2 (100 %)" in plain(heat.sentence(0.02))
+    assert "layer 2 (100 % of the set, " in plain(heat.sentence(0.02))
 
 
 def test_a_heat_map_adds_up_the_sites_of_a_layer():
@@ -480,9 +480,34 @@ def test_a_heat_map_adds_up_the_sites_of_a_layer():
     heat = HeatMap.of(Ranking("attribution", scores, MIXED), SHARES)
     assert heat.parts[0] == (0.75, 0.25)  # L0.N0, L0.A0, L0.A1 and L1.A39
     assert heat.even == (0.5, 0.5)
-    drawn = heat.draw(1.0)
+    drawn = heat.draw()
     assert "first units of" in drawn
-    assert "layer 0: 75 % of the set" in plain(drawn)
+    assert "layer 0: 1.5 times an even spread, 75 % of the set" in plain(drawn)
+
+
+def test_examples_that_differ_come_first_and_are_filtered_by_classes():
+    verdicts = [("refusal", "refusal"), ("refusal", "compliance"), ("compliance", "compliance")]
+    rows = [
+        SampleRow(
+            id=str(i),
+            kind="harmful",
+            category="ab"[i % 2],
+            prompt=f"prompt {i}",
+            answers={
+                setting: SampleAnswer(response="x", verdict=verdict)
+                for setting, verdict in zip(("patched", "aligned"), verdicts[i % 3], strict=True)
+            },
+        )
+        for i in range(9)
+    ]
+    found = shown(rows)["harmful"]
+    assert found.differing == 3
+    assert [s.differs for s in found.samples] == [True] * 3 + [False] * 6
+    assert [s.prompt for s in found.samples[:3]] == ["prompt 1", "prompt 4", "prompt 7"]
+    assert found.classes(0) == "sample differs refused c0"
+    assert found.classes(3).split()[:2] == ["sample", "refused"]
+    assert "further" in found.classes(5)
+    assert "answered" in " ".join(map(found.classes, range(9)))
 
 
 def test_samples_are_spread_over_categories():
@@ -563,7 +588,7 @@ def test_runs_of_earlier_versions_report(name, tmp_path):
     assert "harmful, to rank the neurons" in page
     assert '<th scope="row">L0.N' in page
     assert 'id="dose"' in page
-    assert page.count('<article class="sample">') == 8 + 5
+    assert page.count('<article class="sample') == 8 + 5
     assert not re.search(r"\b(?:None|null|nan)\b", page)
 
 

@@ -9,7 +9,9 @@ from safety_neurons.judges import Verdict
 from safety_neurons.runs import SampleAnswer, SampleRow
 from safety_neurons.runs.summary import SETTINGS
 
-SHOWN = {"harmful": 24, "harmless": 8}
+SHOWN = {"harmful": 24, "harmless": 12}
+FIRST = 5
+"""So many stand open to the eye; a filter shows the others."""
 _LONGEST_ANSWER, _LONGEST_PROMPT = 4000, 1500
 _VERDICTS = {verdict.value for verdict in Verdict}
 
@@ -36,17 +38,64 @@ class Sample:
     prompt: str
     answers: tuple[Answer, ...]
 
+    def verdict_of(self, setting: str) -> str | None:
+        """What was judged under a setting; None without an answer."""
+        return next((a.verdict for a in self.answers if a.setting == setting), None)
 
-def shown(rows: Sequence[SampleRow]) -> dict[str, tuple[Sample, ...]]:
+    @property
+    def differs(self) -> bool:
+        """Whether the patched and the aligned model decided otherwise."""
+        return self.verdict_of("patched") != self.verdict_of("aligned")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Prompts of one kind, those first in which the patched and the aligned model differ.
+
+    Args:
+        differing: of all the run's prompts of this kind, in how many they do.
+    """
+
+    samples: tuple[Sample, ...]
+    differing: int
+
+    @property
+    def categories(self) -> list[str]:
+        """Each once, in the order of the samples."""
+        return list(dict.fromkeys(s.category for s in self.samples if s.category is not None))
+
+    def classes(self, place: int) -> str:
+        """What the style sheet filters the sample at `place` by."""
+        sample = self.samples[place]
+        named = {
+            "further": place >= FIRST,
+            "differs": sample.differs,
+            "refused": sample.verdict_of("patched") == Verdict.REFUSAL,
+            "answered": sample.verdict_of("patched") == Verdict.COMPLIANCE,
+        }
+        of_category = (
+            [] if sample.category is None else [f"c{self.categories.index(sample.category)}"]
+        )
+        return " ".join(["sample", *(name for name, is_so in named.items() if is_so), *of_category])
+
+
+def shown(rows: Sequence[SampleRow]) -> dict[str, Examples]:
     """What the page shows of a run's answers, by kind of prompt."""
     return {
-        kind: tuple(map(_sample, spread([row for row in rows if row.kind == kind], limit)))
+        kind: _examples([row for row in rows if row.kind == kind], limit)
         for kind, limit in SHOWN.items()
     }
 
 
+def _examples(rows: Sequence[SampleRow], limit: int) -> Examples:
+    differing = [row for row in rows if _sample(row).differs]
+    alike = [row for row in rows if not _sample(row).differs]
+    ordered = [*spread(differing, limit), *spread(alike, limit)][:limit]
+    return Examples(tuple(map(_sample, ordered)), len(differing))
+
+
 def spread(rows: Sequence[SampleRow], limit: int) -> list[SampleRow]:
-    """The first rows of each category in turn, at most `limit`, never picked by their answers."""
+    """The first rows of each category in turn, at most `limit`."""
     by_category: dict[str | None, list[SampleRow]] = {}
     for row in rows:
         by_category.setdefault(row.category, []).append(row)

@@ -1,9 +1,7 @@
-"""Where a ranking's first units lie: the part of the top k that is in each layer.
+"""Where a ranking's first units lie: how many times an even spread each layer has of the top k.
 
-Of the two ways to count (part of the set, part of the layer) this one is drawn, because
-every share then adds up to 100 % and shares of any size can be compared in one colour
-scale; the part of the layer would leave all but the largest shares blank. All sites of a
-layer count together.
+1 is what a set drawn at random would have, at any share, so sets of all sizes are compared in one
+colour scale; each ranking has a scale of its own. All sites of a layer count together.
 """
 
 from __future__ import annotations
@@ -48,13 +46,21 @@ class HeatMap:
         )
 
     @property
-    def highest(self) -> float:
-        """The largest part of any set in one layer."""
-        return max((part or 0.0 for row in self.parts for part in row), default=0.0)
+    def times(self) -> tuple[tuple[float | None, ...], ...]:
+        """For each share, for each layer: its part of the set over its part of all units."""
+        return tuple(
+            tuple(None if p is None else p / even for p, even in zip(row, self.even, strict=True))
+            for row in self.parts
+        )
 
-    def draw(self, scale: float) -> Markup:
-        """Both sizes; a part of `scale` gets the full colour."""
-        return Markup("").join(self._draw(size, scale) for size in _WIDTHS)
+    @property
+    def highest(self) -> float:
+        """How often an even spread the fullest layer has of any set."""
+        return max((times or 0.0 for row in self.times for times in row), default=0.0)
+
+    def draw(self) -> Markup:
+        """Both sizes; the fullest layer gets the full colour."""
+        return Markup("").join(self._draw(size) for size in _WIDTHS)
 
     def sentence(self, share: float) -> str:
         """The fullest layers at one share."""
@@ -62,30 +68,40 @@ class HeatMap:
         if row[0] is None:
             return f"At {words.share(share)} the set is empty."
         fullest = sorted(range(len(row)), key=lambda layer: -(row[layer] or 0.0))[:3]
-        named = ", ".join(f"layer {layer} ({words.percent(row[layer])})" for layer in fullest)
+        named = ", ".join(
+            f"layer {layer} ({words.percent(row[layer])} of the set, "
+            f"{words.times(self.times[self.shares.index(share)][layer])} an even spread)"
+            for layer in fullest
+        )
         return f"At {words.share(share)} the fullest layers are {named}."
 
-    def _draw(self, size: str, scale: float) -> Markup:
+    def _draw(self, size: str) -> Markup:
         rows = tuple(words.share(share) for share in self.shares)
         columns = tuple(str(layer) for layer in range(len(self.even)))
         grid = Grid(_WIDTHS[size], rows, columns)
         label = (
-            f"Part of the first {self.noun} of the {self.ranking} ranking that lies in each layer, "
-            f"at {len(self.shares)} shares; the table below has the same figures."
+            f"How many times an even spread each layer has of the first {self.noun} of the "
+            f"{self.ranking} ranking, at {len(self.shares)} shares; the table below has the same "
+            "figures."
         )
-        parts = [*self._cells(grid, scale), *grid.labels("layer")]
+        parts = [*self._cells(grid), *grid.labels("layer")]
         return drawing(grid.width, grid.height, label, *parts, class_=f"heat {size}")
 
-    def _cells(self, grid: Grid, scale: float) -> Iterator[Markup]:
-        for i, (share, row) in enumerate(zip(grid.rows, self.parts, strict=True)):
-            for layer, part in enumerate(row):
-                said = f"{share}, layer {layer}: {words.percent(part)} of the set"
-                yield grid.cell(i, layer, strength=strength(part, scale), said=said)
+    def _cells(self, grid: Grid) -> Iterator[Markup]:
+        scale = self.highest
+        for i, (share, row) in enumerate(zip(grid.rows, self.times, strict=True)):
+            for layer, times in enumerate(row):
+                part = self.parts[i][layer]
+                said = (
+                    f"{share}, layer {layer}: {words.times(times)} an even spread, "
+                    f"{words.percent(part)} of the set"
+                )
+                yield grid.cell(i, layer, strength=strength(times, scale), said=said)
 
 
-def strength(part: float | None, scale: float) -> float:
-    """How much colour a part gets, 0 to 1."""
-    return 0.0 if part is None or scale <= 0 else min(part / scale, 1.0)
+def strength(times: float | None, scale: float) -> float:
+    """How much colour a cell gets, 0 to 1."""
+    return 0.0 if times is None or scale <= 0 else min(times / scale, 1.0)
 
 
 def _parts(counts: list[int]) -> tuple[float | None, ...]:

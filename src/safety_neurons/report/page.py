@@ -113,7 +113,6 @@ def _html(run: RunFolder, summary: Summary) -> str:
         openings=refusals.openings(harmful),
         curve=curve_chart(summary, noun),
         maps=maps,
-        scale=max(heat.highest for heat in maps),
         tables=neuron_tables(table, rankings),
         definitions=judging.DEFINITIONS,
         otherwise=judging.OTHERWISE,

@@ -55,6 +55,11 @@ def number(value: float | None) -> str:
     return NOT_ENOUGH if value is None else _minus(f"{value:#.3g}".removesuffix("."))
 
 
+def times(value: float | None) -> str:
+    """`3.2 times`."""
+    return NOT_ENOUGH if value is None else f"{_digits(value, 1)}{NBSP}times"
+
+
 def p_value(value: float | None) -> str:
     """`0.03`, `under 0.001`."""
     if value is None:
