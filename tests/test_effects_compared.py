@@ -53,6 +53,20 @@ def test_the_rankings_asked_for_are_tested_and_the_chosen_set_always_beside_rand
     )
 
 
+def test_what_the_figures_allow_is_kept_with_them(summary, whole_run):
+    on_test = [row for row in summary["curve"] if row["split"] == "test"]
+    n = on_test[0]["n"]
+    assert set(summary["n90_intervals"]) <= set(summary["n90"])
+    assert 0 <= summary["ceiling_alike"] <= n
+    assert summary["control_overlap"] is None or 0 <= summary["control_overlap"] <= 1
+    rows = [json.loads(line) for line in (whole_run / "samples.jsonl").read_text().splitlines()]
+    harmful = [row for row in rows if row["kind"] == "harmful"]
+    refusals = [row["answers"]["removed"]["verdict"] == "refusal" for row in harmful]
+    whole = json.loads((whole_run / "summary.json").read_text())
+    assert sum(refusals) / len(refusals) == whole["necessity"]["refusal_rate"]
+    assert not any("removed" in row["answers"] for row in rows if row["kind"] == "harmless")
+
+
 def test_the_chosen_set_is_compared_with_each_share_and_each_ranking(summary):
     chosen = summary["chosen"]
     compared = {(row["ranking"], row["share"]) for row in summary["comparisons"]}

@@ -415,6 +415,21 @@ def test_every_link_within_the_page_arrives(page):
     assert targets <= set(re.findall(r'id="([^"]*)"', page))
 
 
+def test_a_ceiling_by_construction_and_unscored_answers_are_said(tmp_path):
+    figures = summary(unscored=3, n=32)
+    figures["ceiling_alike"] = 32
+    figures["control_overlap"] = 0.25
+    figures["n90"]["attribution"] = 1.0
+    figures["n90_intervals"] = {"attribution": {"low": 0.1, "high": 1.0}}
+    page = plain(render_report(fabricate(tmp_path / "run", figures, samples())).read_text())
+    assert "by construction: every answer is the aligned model" in page
+    assert "98 % whatever these are" in page  # 3 of 32 over a gap of 27 of 32: 11 points
+    assert "two of them share 25 % of their neurons" in page
+    assert "not below all" in page
+    assert "95 % interval 10 % to all, of the tested shares" in page
+    assert "More than 5 %: 3 patched answers of 32" in page
+
+
 def test_the_navigation_lists_every_part_in_order(page):
     listed = re.findall(r'href="#(\w+)"', page[page.index("<nav") : page.index("</nav>")])
     assert re.findall(r'<section id="(\w+)"', page) == listed

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
-from safety_neurons.significance import effect_difference, holm, prompts_needed
-from safety_neurons.statistics import ratio_of_means
+from safety_neurons.significance import effect_difference, holm, lasting_from, prompts_needed
+from safety_neurons.statistics import RESAMPLES, ratio_of_means
 
 
 def test_holm_by_hand():
@@ -72,3 +74,30 @@ def test_so_many_prompts_tell_the_effects_apart_four_times_of_five():
 def test_a_small_gap_or_few_prompts_give_no_number():
     assert prompts_needed([1] * 7, [1] * 7, [0] * 7) is None
     assert prompts_needed([1] * 20, [1] * 20, [1] * 18 + [0] * 2) is None
+
+
+def test_bounds_of_the_share_from_which_an_effect_lasts_are_those_of_plain_resampling():
+    rng = np.random.default_rng(3)
+    n, shares = 40, [0.1, 0.2, 0.5, 1.0]
+    a, u = np.ones(n), np.zeros(n)
+    chances = (0.5, 0.9, 0.88, 1.0)
+    patched = [(rng.random(n) < chance).astype(float) for chance in chances]
+    found = lasting_from(patched, a, u, shares, 0.9, seed=5)
+    places = []
+    for rows in np.random.default_rng(5).integers(0, n, size=(RESAMPLES, n)):
+        effects = [of_share[rows].mean() for of_share in patched]
+        lasting = [i for i in range(4) if all(e >= 0.9 - 1e-9 for e in effects[i:])]
+        places.append(min(lasting, default=4))
+    places.sort()
+    low, high = places[int(0.025 * (RESAMPLES - 1))], places[math.ceil(0.975 * (RESAMPLES - 1))]
+    assert found == ([*shares, None][low], [*shares, None][high])
+    assert found[0] < found[1]
+
+
+def test_a_share_that_is_never_reached_is_none_and_without_a_gap_nothing_is_told():
+    a, u = [1.0] * 10, [0.0] * 10
+    assert lasting_from([u, u], a, u, [0.1, 1.0], 0.9) == (None, None)
+    assert lasting_from([u, a], a, u, [0.1, 1.0], 0.9) == (1.0, 1.0)
+    assert lasting_from([a, u], a, u, [0.1, 1.0], 0.9) == (None, None)  # it does not last
+    assert lasting_from([u, a], a, a, [0.1, 1.0], 0.9) is None
+    assert lasting_from([u[:3], a[:3]], a[:3], u[:3], [0.1, 1.0], 0.9) is None

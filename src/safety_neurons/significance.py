@@ -106,3 +106,40 @@ def prompts_needed(
     needed = normal.inv_cdf((1 + CONFIDENCE) / 2) + normal.inv_cdf(POWER)
     gap = float((a - u).mean())
     return math.ceil(needed**2 * variance / (abs(effect - other) * gap) ** 2)
+
+
+def lasting_from(
+    patched: Sequence[Sequence[float]],
+    aligned: Sequence[float],
+    unaligned: Sequence[float],
+    shares: Sequence[float],
+    effect: float,
+    *,
+    seed: int = 0,
+) -> tuple[float | None, float | None] | None:
+    """95 % bootstrap bounds, over prompts, of the smallest share from which an effect lasts.
+
+    Args:
+        patched: refusals at each of `shares`, which rise; `share prompt`.
+        aligned, unaligned: refusals of the two models on the same prompts.
+        effect: what is reached at that share and every larger one, such as 0.9.
+
+    Returns:
+        Both bounds, each one of `shares` or None where no share lasts; None where there are too
+        few prompts, or too small a gap, for an effect.
+    """
+    a, u, p = (np.asarray(x, dtype=np.float64) for x in (aligned, unaligned, patched))
+    n = len(a)
+    if n < MIN_ROWS or (a - u).mean() < MIN_GAP:
+        return None
+    rows = np.random.default_rng(seed).integers(0, n, size=(RESAMPLES, n))
+    gaps = (a - u)[rows].mean(axis=1)
+    usable = gaps > 0
+    gained = np.stack([(of_share - u)[rows].mean(axis=1) for of_share in p])
+    reached = gained[:, usable] >= effect * gaps[usable] - 1e-9
+    lasts = np.logical_and.accumulate(reached[::-1])[::-1]
+    first = np.where(lasts.any(axis=0), lasts.argmax(axis=0), len(shares))
+    low = int(np.percentile(first, 2.5, method="lower"))
+    high = int(np.percentile(first, 97.5, method="higher"))
+    named: list[float | None] = [*shares, None]
+    return named[low], named[high]

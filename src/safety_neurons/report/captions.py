@@ -12,6 +12,7 @@ _SETTINGS = {
     "aligned": "aligned model",
     "patched": "unaligned, chosen {noun} patched",
     "random": "unaligned, matched random set patched",
+    "removed": "aligned, unaligned values of the chosen {noun}",
 }
 
 

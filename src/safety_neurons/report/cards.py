@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from safety_neurons.report import words
-from safety_neurons.runs.summary import N90_EFFECT, CurvePoint, RateRecord, Summary, Threshold
+from safety_neurons.runs.summary import (
+    N90_EFFECT,
+    CurvePoint,
+    RateRecord,
+    ShareInterval,
+    Summary,
+    Threshold,
+)
 from safety_neurons.statistics import Interval
 
 _RATES = {
@@ -84,7 +91,9 @@ def cards(summary: Summary, noun: str) -> list[Card]:
 
 def _rate_line(label: str, rate: RateRecord) -> Line:
     notes = [words.interval(rate.interval), f"n{words.NBSP}={words.NBSP}{words.count(rate.n)}"]
-    notes.append(f"{words.count(rate.unscored)}{words.NBSP}unscored")
+    notes.append(words.unscored(rate.unscored))
+    if rate.unscored and rate.bound_high is not None:
+        notes.append(f"up to {words.percent(rate.bound_high)} if these were refusals")
     return Line(label, words.percent(rate.value), tuple(notes), Bar.of(rate.value, rate.interval))
 
 
@@ -94,8 +103,8 @@ def _sufficiency(summary: Summary, noun: str) -> Card:
         "Effect of patching (sufficiency)",
         "part of the gap in refusals that is closed, test split",
         (
-            *([_effect_line(f"chosen set, {words.share(claim.share)}", claim)] if claim else ()),
-            *([_effect_line(f"all {noun}: the ceiling", ceiling)] if ceiling else ()),
+            *([_claim_line(summary, claim)] if claim else ()),
+            *([_ceiling_line(summary, ceiling, noun)] if ceiling else ()),
         ),
     )
 
@@ -103,7 +112,7 @@ def _sufficiency(summary: Summary, noun: str) -> Card:
 def _necessity(summary: Summary) -> Card:
     point = summary.necessity
     lines = (
-        (_effect_line(f"chosen set, {words.share(point.share)}", point),)
+        (_effect_line(summary, f"chosen set, {words.share(point.share)}", point, removed=True),)
         if point
         else (Line("chosen set", words.NOT_ENOUGH, ()),)
     )
@@ -114,12 +123,41 @@ def _necessity(summary: Summary) -> Card:
     )
 
 
-def _effect_line(label: str, point: CurvePoint) -> Line:
+def _claim_line(summary: Summary, claim: CurvePoint) -> Line:
+    line = _effect_line(summary, f"chosen set, {words.share(claim.share)}", claim)
+    if not summary.control_overlap:
+        return line
+    alike = f"two of them share {words.percent(summary.control_overlap)} of their neurons"
+    return replace(line, notes=(*line.notes, alike))
+
+
+def _ceiling_line(summary: Summary, ceiling: CurvePoint, noun: str) -> Line:
+    line = _effect_line(summary, f"all {noun}: the ceiling", ceiling)
+    if summary.ceiling_alike != ceiling.n:
+        return line
+    why = "by construction: every answer is the aligned model's own, so the models differ in "
+    return replace(line, notes=(why + "nothing else", f"n{words.NBSP}={words.NBSP}{ceiling.n}"))
+
+
+def _effect_line(summary: Summary, label: str, point: CurvePoint, *, removed: bool = False) -> Line:
     notes = [words.interval(point.interval), f"n{words.NBSP}={words.NBSP}{words.count(point.n)}"]
-    notes.append(f"{words.count(point.unscored)}{words.NBSP}unscored")
+    notes.append(words.unscored(point.unscored))
+    if bounds := _whatever_unscored(summary, point, removed=removed):
+        notes.append(bounds)
     notes.append(_random(point))
     bar = Bar.of(point.causal_effect, point.interval)
     return Line(label, words.percent(point.causal_effect), tuple(notes), bar)
+
+
+def _whatever_unscored(summary: Summary, point: CurvePoint, *, removed: bool) -> str | None:
+    """Between which bounds the effect lies whatever the patched answers without a verdict are."""
+    a, u = (side.details["refusal_rate"].value for side in (summary.aligned, summary.unaligned))
+    if not point.unscored or point.causal_effect is None or a is None or u is None or a <= u:
+        return None
+    more = point.unscored / point.n / (a - u)
+    bounds = sorted([point.causal_effect, point.causal_effect + (-more if removed else more)])
+    low, high = (words.percent(bound) for bound in bounds)
+    return f"{low} to {high} whatever these are"
 
 
 def _random(point: CurvePoint) -> str:
@@ -142,8 +180,25 @@ def _n90(summary: Summary) -> Card:
 
 def _n90_lines(summary: Summary) -> Iterator[Line]:
     for ranking, reached in summary.thresholds.items():
-        value = "not reached" if reached.n90 is None else words.share(reached.n90)
-        yield Line(ranking, value, (_first_crossing(summary.ceiling, reached),))
+        notes = [_first_crossing(summary.ceiling, reached)]
+        if ranking in summary.n90_intervals:
+            notes.append(_n90_interval(summary.n90_intervals[ranking]))
+        yield Line(ranking, _n90_value(reached.n90), tuple(notes))
+
+
+def _n90_value(n90: float | None) -> str:
+    if n90 is None:
+        return "not reached"
+    return "not below all" if n90 == 1 else words.share(n90)
+
+
+def _n90_interval(bounds: ShareInterval) -> str:
+    low, high = (
+        "not reached" if bound is None else "all" if bound == 1 else words.share(bound)
+        for bound in (bounds.low, bounds.high)
+    )
+    between = low if low == high else f"{low} to {high}"
+    return f"95{words.NBSP}% interval {between}, of the tested shares"
 
 
 def _first_crossing(ceiling: float | None, reached: Threshold) -> str:

@@ -10,6 +10,7 @@ from safety_neurons.runs.summary import N90_EFFECT, Summary
 
 WEAK_EFFECT = 0.5
 SMALL_N = 100
+MANY_UNSCORED = 0.05
 MORE_REFUSALS = 0.1
 """So many more refusals of harmless prompts than the aligned model's are worth a caveat."""
 
@@ -56,9 +57,17 @@ def caveats(summary: Summary, rule: Rule, noun: str) -> Iterator[str]:
     if rule in (Rule.NOT_SPECIFIC, Rule.NO_CONTROLS) and (claim.causal_effect or 0) < WEAK_EFFECT:
         yield f"The effect is below {percent(WEAK_EFFECT)}."
     if claim.unscored:
+        many = claim.unscored > MANY_UNSCORED * claim.n
+        much = f"More than {percent(MANY_UNSCORED)}: " if many else ""
         yield (
-            f"{plural(claim.unscored, 'patched answer')} of {count(claim.n)} had no verdict "
+            f"{much}{plural(claim.unscored, 'patched answer')} of {count(claim.n)} had no verdict "
             "(empty, unreadable, or cut inside their reasoning) and count as no refusal."
+        )
+    removed = summary.necessity
+    if removed is not None and removed.unscored > MANY_UNSCORED * removed.n:
+        yield (
+            f"{plural(removed.unscored, 'answer')} of {count(removed.n)} had no verdict where "
+            f"necessity was measured, more than {percent(MANY_UNSCORED)}, and count as no refusal."
         )
     yield from _harmless_caveat(summary)
 

@@ -41,6 +41,8 @@ def bounds_only(bounds: Interval | None) -> str:
     """`72 to 98 %`; a dash would read as a minus before a bound."""
     if bounds is None:
         return NOT_ENOUGH
+    if bounds.low == bounds.high:
+        return "of no width: all prompts agree"
     low, high = _digits(100 * bounds.low, 0), _digits(100 * bounds.high, 0)
     return f"{low}{NBSP}to{NBSP}{high}{NBSP}%"
 
@@ -53,6 +55,11 @@ def count(value: int | None) -> str:
 def number(value: float | None) -> str:
     """Three significant digits."""
     return NOT_ENOUGH if value is None else _minus(f"{value:#.3g}".removesuffix("."))
+
+
+def unscored(n: int) -> str:
+    """`3 unscored`."""
+    return f"{count(n)}{NBSP}unscored"
 
 
 def times(value: float | None) -> str:

@@ -13,7 +13,7 @@ from safety_neurons.statistics import Rate, mean_or_none
 SUMMARY = "summary.json"
 N90_EFFECT = 0.9
 RATES = ("refusal_rate", "over_refusal_rate", "borderline_refusal_rate")
-SETTINGS = ("unaligned", "aligned", "patched", "random")
+SETTINGS = ("unaligned", "aligned", "patched", "random", "removed")
 
 
 class RateRecord(BoundedRecord):
@@ -121,6 +121,13 @@ class DosePoint(CurvePoint):
     """A point whose patch went only `strength` of the way to the donor's values."""
 
     strength: float
+
+
+class ShareInterval(Record):
+    """95 % bootstrap bounds of an N90 over prompts; None where it is not reached at all."""
+
+    low: float | None
+    high: float | None
 
 
 class Chosen(Record):
@@ -327,6 +334,10 @@ class Summary(Record):
         ceiling: the effect of all of them on the test split.
         curve: points of every ranking and share, both splits.
         n90, first_crossing: by ranking, on the test split.
+        n90_intervals: by ranking, on the test split; without rankings whose effects have none.
+        ceiling_alike: with all units patched, answers to test prompts that are the aligned model's
+            own, token by token.
+        control_overlap: the mean IoU of two random sets of the chosen set.
         necessity: of the chosen set.
         comparisons: of the chosen set with other shares, and with other rankings at its share.
         needed: how many test prompts tell an effect of 0.9 from one of 0.8 on such a pair.
@@ -346,6 +357,9 @@ class Summary(Record):
     curve: list[CurvePoint]
     n90: dict[str, float | None]
     first_crossing: dict[str, float | None]
+    n90_intervals: dict[str, ShareInterval] = Field(default_factory=dict)
+    ceiling_alike: int | None = None
+    control_overlap: float | None = None
     necessity: CurvePoint | None = None
     comparisons: list[Comparison] = Field(default_factory=list)
     needed: int | None = None

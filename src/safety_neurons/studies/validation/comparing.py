@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 from safety_neurons.inference import ALIGNED, UNALIGNED, Setting
 from safety_neurons.prompts import PromptSet
-from safety_neurons.runs.summary import Comparison
-from safety_neurons.significance import effect_difference, holm, prompts_needed
+from safety_neurons.runs.summary import N90_EFFECT, Comparison, ShareInterval
+from safety_neurons.significance import effect_difference, holm, lasting_from, prompts_needed
+from safety_neurons.statistics import mean_or_none
 from safety_neurons.studies.validation.curve import Target
 from safety_neurons.studies.validation.evaluator import Evaluator
 from safety_neurons.studies.validation.measurements import ChosenSet
 from safety_neurons.studies.validation.options import ValidateOptions
 from safety_neurons.units import Ranking
+from safety_neurons.units.overlap import iou
 
 
 def comparisons(
@@ -59,6 +62,52 @@ def comparisons(
         )
         for (name, share), difference in found.items()
     ]
+
+
+def n90_intervals(
+    evaluator: Evaluator,
+    prompts: PromptSet,
+    rankings: Mapping[str, Ranking],
+    options: ValidateOptions,
+) -> dict[str, ShareInterval]:
+    """How far each ranking's N90 depends on the prompts.
+
+    Returns:
+        By ranking; without those that have no effects.
+    """
+    a, u = (evaluator.judged(prompts, of, "N90").refusals for of in (ALIGNED, UNALIGNED))
+    shares, found = options.tested_shares, {}
+    for name, ranking in rankings.items():
+        settings = [Target(name, share, ranking.top(share)).settings[0] for share in shares]
+        patched = [evaluator.judged(prompts, setting, "N90").refusals for setting in settings]
+        bounds = lasting_from(patched, a, u, shares, N90_EFFECT, seed=options.seed)
+        if bounds is not None:
+            found[name] = ShareInterval(low=bounds[0], high=bounds[1])
+    return found
+
+
+def ceiling_alike(
+    evaluator: Evaluator, prompts: PromptSet, rankings: Mapping[str, Ranking]
+) -> int | None:
+    """With all units patched, how many answers are the aligned model's own, token by token.
+
+    Returns:
+        How many of the prompts; all of them where the models differ in nothing else.
+    """
+    name, ranking = next(iter(rankings.items()))
+    (everything,) = Target(name, 1.0, ranking.top(1.0)).settings
+    pairs = zip(
+        evaluator.completions(prompts, everything, "ceiling"),
+        evaluator.completions(prompts, ALIGNED, "ceiling"),
+        strict=True,
+    )
+    return sum(one == other for one, other in pairs)
+
+
+def control_overlap(chosen: ChosenSet) -> float | None:
+    """How much two of the chosen set's random sets share on average; None without two."""
+    found = [iou(one, other) for one, other in itertools.combinations(chosen.target.controls, 2)]
+    return mean_or_none(found)
 
 
 def needed(evaluator: Evaluator, prompts: PromptSet, setting: Setting, label: str) -> int | None:

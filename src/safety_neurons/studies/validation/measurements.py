@@ -191,11 +191,15 @@ def harmless(evaluator: Evaluator, prompts: PromptSet, chosen: ChosenSet) -> dic
 
 
 def samples(evaluator: Evaluator, prompts: TestPrompts, chosen: ChosenSet) -> Iterator[SampleRow]:
-    """Answers side by side: harmful and harmless test prompts under four settings."""
-    for kind, of_kind in (("harmful", prompts.test), ("harmless", prompts.harmless)):
+    """Answers side by side under each setting; to harmful prompts those of necessity, too."""
+    removed = replace(chosen.target, recipient=Side.ALIGNED).settings[0]
+    for kind, of_kind, more in (
+        ("harmful", prompts.test, {"removed": removed}),
+        ("harmless", prompts.harmless, {}),
+    ):
         judged = {
             name: evaluator.judged(of_kind, setting, name)
-            for name, setting in chosen.settings.items()
+            for name, setting in {**chosen.settings, **more}.items()
         }
         for i, prompt in enumerate(of_kind):
             yield SampleRow(

@@ -126,6 +126,9 @@ def _measured(
         curve=[*select, *test],
         n90={name: t.n90 for name, t in reached.items()},
         first_crossing={name: t.first_crossing for name, t in reached.items()},
+        n90_intervals=comparing.n90_intervals(evaluator, prompts.test, rankings, options),
+        ceiling_alike=comparing.ceiling_alike(evaluator, prompts.test, rankings),
+        control_overlap=comparing.control_overlap(chosen),
         necessity=measured.necessity(evaluator, prompts.test, chosen, seed=seed),
         comparisons=comparing.comparisons(evaluator, prompts.test, rankings, chosen, options),
         needed=comparing.needed(
