@@ -68,6 +68,13 @@ def _why_chosen(summary: Summary, on_select: CurvePoint | None) -> str:
     )
 
 
+def why_no_controls(point: CurvePoint, units: int) -> str:
+    """Why no random sets stand beside a point."""
+    if point.split == "select":
+        return "not drawn on select"
+    return "too few left" if 2 * point.k > units else "not drawn, or too few left"
+
+
 def even_sentence(even: Sequence[float]) -> str:
     """What part of an evenly spread set one layer would have."""
     least, most = percent(min(even)), percent(max(even))

@@ -13,7 +13,14 @@ from markupsafe import Markup
 from safety_neurons.report import words
 from safety_neurons.report.charts.axes import Frame, Linear, Logarithmic, Tick
 from safety_neurons.report.charts.marks import Mark, Style, level, marked_line
-from safety_neurons.report.charts.svg import drawing, element, marker, text
+from safety_neurons.report.charts.svg import (
+    drawing,
+    element,
+    marker,
+    polygon,
+    text,
+    titled,
+)
 from safety_neurons.report.templating import rendered
 from safety_neurons.runs.summary import N90_EFFECT, CurvePoint, Summary
 
@@ -21,6 +28,7 @@ SIZES = {"wide": (860, 430), "narrow": (330, 340)}
 _WIDEST = (-0.6, 1.6)
 """Wild bootstrap bounds are cut here, or they would flatten everything else."""
 _DODGE = 5.0
+_BAND = 2.0
 _LEGEND = 32
 
 
@@ -46,7 +54,7 @@ def standalone_curve(summary: Summary, noun: str) -> str:
             text(36 + 190 * series, 21, ranking, "tick"),
         )
     ]
-    note = text(width - 16, 21, "small marks: random sets, mean and highest", "tick", "end")
+    note = text(width - 16, 21, "bands: random sets, lowest to highest", "tick", "end")
     style = element("style", Markup(rendered("style.css.jinja")))
     moved = element("g", chart, transform=f"translate(0 {_LEGEND})")
     whole = element(
@@ -96,7 +104,7 @@ def _effects(points: Sequence[CurvePoint]) -> Linear:
     effects = [
         value
         for p in points
-        for value in (p.causal_effect, p.ci_low, p.ci_high, p.control_mean, p.control_max)
+        for value in (p.causal_effect, p.ci_low, p.ci_high, *p.controls)
         if value is not None
     ]
     low = max(min([0.0, *effects]), _WIDEST[0])
@@ -114,19 +122,31 @@ def _levels(frame: Frame, ceiling: float | None) -> Iterator[Markup]:
 
 
 def _controls(frame: Frame, points: Sequence[CurvePoint], series: int) -> Iterator[Markup]:
-    for name in ("mean", "max"):
-        style = Style(series, f"random {name}", "random-mark", size=3)
-        marks = [
-            Mark(point.share, value, _said_of_controls(point, name, value))
-            for point in points
-            if (value := point.control_mean if name == "mean" else point.control_max) is not None
+    """A band from the lowest to the highest random set, in the colour of its ranking."""
+    drawn = [(point, known) for point in points if (known := _known_controls(point))]
+    if not drawn:
+        return
+    upper, lower = (
+        [
+            (frame.x(point.share) + _dodge(series) + side * _BAND, frame.y(edge(known)))
+            for point, known in drawn
+            for side in (-1, 1)
         ]
-        yield from marked_line(frame, marks, style, shift=_dodge(series))
+        for edge in (max, min)
+    )
+    said = "; ".join(_said_of_controls(point, known) for point, known in drawn)
+    band = polygon([*upper, *reversed(lower)], f"band s{series % 4}")
+    yield titled(f"{points[0].ranking}, random sets: {said}", band)
 
 
-def _said_of_controls(point: CurvePoint, name: str, value: float) -> str:
-    sets = words.plural(len(point.controls), "random set")
-    return f"{point.ranking}, {words.share(point.share)}: {name} of {sets} {words.percent(value)}"
+def _known_controls(point: CurvePoint) -> list[float]:
+    return [effect for effect in point.controls if effect is not None]
+
+
+def _said_of_controls(point: CurvePoint, known: Sequence[float]) -> str:
+    sets = words.plural(len(known), "set")
+    low, high = words.percent(min(known)), words.percent(max(known))
+    return f"at {words.share(point.share)} {low} to {high} ({sets})"
 
 
 def _mark(point: CurvePoint, summary: Summary, noun: str) -> Mark:

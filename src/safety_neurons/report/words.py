@@ -34,6 +34,8 @@ def interval(bounds: Interval | None) -> str:
     """`95 % interval 72 to 98 %`."""
     if bounds is None:
         return f"no 95{NBSP}% interval: {NOT_ENOUGH}"
+    if bounds.low == bounds.high:
+        return f"95{NBSP}% interval of no width: all prompts agree"
     return f"95{NBSP}% interval {bounds_only(bounds)}"
 
 
@@ -42,7 +44,7 @@ def bounds_only(bounds: Interval | None) -> str:
     if bounds is None:
         return NOT_ENOUGH
     if bounds.low == bounds.high:
-        return "of no width: all prompts agree"
+        return "all agree"
     low, high = _digits(100 * bounds.low, 0), _digits(100 * bounds.high, 0)
     return f"{low}{NBSP}to{NBSP}{high}{NBSP}%"
 

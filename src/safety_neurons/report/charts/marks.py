@@ -120,6 +120,13 @@ def swatch(series: int) -> Markup:
     return drawing(30, 14, "", polyline(_SWATCH, style.line), mark, class_="swatch")
 
 
+def band_swatch() -> Markup:
+    """A band, for a legend."""
+    return drawing(
+        30, 14, "", element("rect", x=1, y=3, width=28, height=8, class_="band"), class_="swatch"
+    )
+
+
 def line_swatch(class_: str) -> Markup:
     """A plain line, for a legend."""
     return drawing(30, 14, "", polyline(_SWATCH, class_), class_="swatch")

@@ -41,6 +41,12 @@ def text(x: float, y: float, content: str, class_: str, anchor: str = "start") -
     return element("text", content, x=x, y=y, class_=class_, text_anchor=anchor)
 
 
+def polygon(points: list[tuple[float, float]], class_: str) -> Markup:
+    """A closed shape."""
+    corners = " ".join(f"{_text(x)},{_text(y)}" for x, y in points)
+    return element("polygon", points=corners, class_=class_)
+
+
 def polyline(points: list[tuple[float, float]], class_: str) -> Markup:
     """Through all points in turn."""
     written = " ".join(f"{_text(x)},{_text(y)}" for x, y in points)
