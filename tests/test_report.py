@@ -19,6 +19,7 @@ from safety_neurons.errors import UserError
 from safety_neurons.report import render_report, words
 from safety_neurons.report.answers import shown, spread
 from safety_neurons.report.captions import chosen_sentence, necessity_sentence
+from safety_neurons.report.cards import Bar
 from safety_neurons.report.caveats import Rule
 from safety_neurons.report.charts.axes import Frame, Linear, Logarithmic, Tick
 from safety_neurons.report.charts.marks import Mark, Style, level, marked_line
@@ -428,6 +429,13 @@ def test_a_ceiling_by_construction_and_unscored_answers_are_said(tmp_path):
     assert "not below all" in page
     assert "95 % interval 10 % to all, of the tested shares" in page
     assert "More than 5 %: 3 patched answers of 32" in page
+
+
+def test_effects_are_drawn_on_a_scale_beyond_0_and_1():
+    bar = Bar.of_effect(1.0, Interval(0.6, 2.0))
+    assert (bar.value, bar.low, bar.span) == (75.0, 50.0, 50.0)
+    assert bar.ticks == (12.5, 75.0)
+    assert Bar.of_effect(None, None) is None
 
 
 def test_the_navigation_lists_every_part_in_order(page):

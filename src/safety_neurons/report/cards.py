@@ -26,6 +26,9 @@ _RATES = {
 }
 
 
+EFFECT_SCALE = (-0.2, 1.4)
+
+
 @dataclass(frozen=True)
 class Line:
     """One figure of a card.
@@ -33,7 +36,7 @@ class Line:
     Args:
         value: in words.
         notes: how sure it is, and from how much.
-        bar: the value and interval to draw on a scale from 0 to 1, None for no bar.
+        bar: the value and interval to draw, None for no bar.
     """
 
     label: str
@@ -49,19 +52,44 @@ class Line:
 
 @dataclass(frozen=True)
 class Bar:
-    """A value with its interval on a scale from 0 to 1, in per cent for the style sheet."""
+    """A value with its interval on a scale, in per cent of its length for the style sheet.
+
+    Args:
+        ticks: places on the scale that are marked.
+    """
 
     value: float
     low: float
     span: float
+    ticks: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, value: float | None, bounds: Interval | None) -> Bar | None:
-        """A bar of what is known, None otherwise."""
+        """A rate, on a scale from 0 to 1; None where it is not known."""
+        return cls._on(value, bounds, 0.0, 1.0, ())
+
+    @classmethod
+    def of_effect(cls, value: float | None, bounds: Interval | None) -> Bar | None:
+        """An effect, which may lie below 0 and above 1: on EFFECT_SCALE, 0 and 1 marked."""
+        return cls._on(value, bounds, *EFFECT_SCALE, (0.0, 1.0))
+
+    @classmethod
+    def _on(
+        cls,
+        value: float | None,
+        bounds: Interval | None,
+        least: float,
+        most: float,
+        ticks: tuple[float, ...],
+    ) -> Bar | None:
         if value is None or bounds is None:
             return None
-        inside = [100 * min(max(x, 0.0), 1.0) for x in (value, bounds.low, bounds.high)]
-        return cls(round(inside[0], 1), round(inside[1], 1), round(inside[2] - inside[1], 1))
+
+        def place(x: float) -> float:
+            return round(100 * (min(max(x, least), most) - least) / (most - least), 1)
+
+        low, high = place(bounds.low), place(bounds.high)
+        return cls(place(value), low, round(high - low, 1), tuple(map(place, ticks)))
 
 
 @dataclass(frozen=True)
@@ -145,7 +173,7 @@ def _effect_line(summary: Summary, label: str, point: CurvePoint, *, removed: bo
     if bounds := _whatever_unscored(summary, point, removed=removed):
         notes.append(bounds)
     notes.append(_random(point))
-    bar = Bar.of(point.causal_effect, point.interval)
+    bar = Bar.of_effect(point.causal_effect, point.interval)
     return Line(label, words.percent(point.causal_effect), tuple(notes), bar)
 
 

@@ -15,6 +15,7 @@ from safety_neurons.judges import Verdict
 from safety_neurons.report import answers, judging, refusals, words
 from safety_neurons.report.cards import cards
 from safety_neurons.report.curve import curve_chart
+from safety_neurons.report.dose import dose_chart
 from safety_neurons.report.glossary import glossary
 from safety_neurons.report.heatmap import HeatMap
 from safety_neurons.report.neurontable import neuron_tables
@@ -113,6 +114,7 @@ def _html(run: RunFolder, summary: Summary) -> str:
         openings=refusals.openings(harmful),
         curve=curve_chart(summary, noun),
         maps=maps,
+        dose=dose_chart(summary) if summary.dose else "",
         tables=neuron_tables(table, rankings),
         definitions=judging.DEFINITIONS,
         otherwise=judging.OTHERWISE,

@@ -53,6 +53,8 @@ class Provenance:
         facts: chat format, units, packages and machine, in pairs.
         options: by stage, in pairs.
         example: a rendered prompt, None if it was not recorded.
+        date, version: when the run was begun, and by what.
+        about: what the models are, in a sentence each.
     """
 
     models: tuple[tuple[str, str, str, str], ...]
@@ -60,6 +62,9 @@ class Provenance:
     facts: tuple[tuple[str, str], ...]
     options: Mapping[str, tuple[tuple[str, str], ...]]
     example: str | None
+    date: str
+    version: str
+    about: tuple[str, ...]
 
     @classmethod
     def of(cls, run: RunFolder, judge: str) -> Provenance:
@@ -81,7 +86,15 @@ class Provenance:
             tuple(_facts(manifest, judge)),
             options,
             manifest.chat.example,
+            date=(manifest.created or NOT_RECORDED).split("T")[0],
+            version=_version(manifest),
+            about=tuple(_about(manifest)),
         )
+
+    @property
+    def made(self) -> str:
+        """When, with which version and at which commit."""
+        return f"{self.date} · {self.version}"
 
     @property
     def title(self) -> str:
@@ -102,6 +115,21 @@ def flat(
         else:
             listed = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
             yield f"{prefix}{name}".replace("_", " "), NONE if listed is None else str(listed)
+
+
+def _version(manifest: Manifest) -> str:
+    version = manifest.packages.get("safety-neurons", NOT_RECORDED)
+    commit = f", commit {manifest.commit[:9]}" if manifest.commit else ""
+    return f"safety-neurons {version}{commit}"
+
+
+def _about(manifest: Manifest) -> Iterator[str]:
+    for side, model in (manifest.models or {}).items():
+        if model.location is not None and model.location.adapter is not None:
+            yield f"The {side} model is {model.location.base} with the adapter {model.source}."
+    if manifest.units is not None:
+        total, layers = count(manifest.units.total), plural(manifest.units.layers, "layer")
+        yield f"Ranked were {total} {_noun(manifest.units)} in {layers}."
 
 
 def _models(models: Mapping[str, ModelRecord]) -> Iterator[tuple[str, str, str, str]]:

@@ -7,7 +7,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from safety_neurons.report import captions, words
-from safety_neurons.report.cards import Bar
 from safety_neurons.report.charts import marks
 
 
@@ -26,7 +25,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_worded,
     )
-    environment.globals.update(words=words, captions=captions, marks=marks, Bar=Bar)
+    environment.globals.update(words=words, captions=captions, marks=marks)
     return environment
 
 
