@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -436,6 +437,24 @@ def test_effects_are_drawn_on_a_scale_beyond_0_and_1():
     assert (bar.value, bar.low, bar.span) == (75.0, 50.0, 50.0)
     assert bar.ticks == (12.5, 75.0)
     assert Bar.of_effect(None, None) is None
+
+
+def test_charts_and_figures_stand_as_files_beside_the_page(tmp_path):
+    figures = summary()
+    run = fabricate(tmp_path / "run", figures, samples())
+    page = render_report(run).read_text()
+    files = [name for name in run.manifest.stages["report"].results if name != "report.html"]
+    assert {"figures.csv", "figure-curve.svg", "figure-refusals.svg"} <= set(files)
+    for name in files:
+        assert f"<code>{name}</code>" in page
+        if name.endswith(".svg"):
+            drawn = ElementTree.fromstring(run.file(name).read_text())
+            assert drawn.tag == "{http://www.w3.org/2000/svg}svg"
+    rows = list(csv.DictReader(run.file("figures.csv").open()))
+    assert len(rows) == len(figures["curve"])
+    for row, point in zip(rows, figures["curve"], strict=True):
+        assert (row["ranking"], float(row["share"])) == (point["ranking"], point["share"])
+        assert row["effect"] == ("" if (e := point["causal_effect"]) is None else str(e))
 
 
 def test_the_navigation_lists_every_part_in_order(page):

@@ -15,6 +15,15 @@ SIZES = {"wide": (860, 320), "narrow": (330, 280)}
 
 def dose_chart(summary: Summary) -> Markup:
     """Both sizes; with strength 0, which changes nothing, and 1, the patch of the curve."""
+    return Markup("").join(_chart(_marks(summary), size) for size in SIZES)
+
+
+def wide_dose(summary: Summary) -> Markup:
+    """The wide one alone."""
+    return _chart(_marks(summary), "wide")
+
+
+def _marks(summary: Summary) -> list[Mark]:
     points: list[tuple[float, CurvePoint]] = [(p.strength, p) for p in summary.dose]
     if summary.claim is not None and all(strength != 1 for strength, _ in points):
         points.append((1.0, summary.claim))
@@ -26,7 +35,7 @@ def dose_chart(summary: Summary) -> Markup:
     if not any(strength == 0 for strength, _ in points):
         marks.append(Mark(0.0, 0.0, "strength 0: nothing is changed"))
     marks.sort(key=lambda mark: mark.across)
-    return Markup("").join(_chart(marks, size) for size in SIZES)
+    return marks
 
 
 def _said(strength: float, point: CurvePoint) -> str:

@@ -62,6 +62,10 @@ class HeatMap:
         """Both sizes; the fullest layer gets the full colour."""
         return Markup("").join(self._draw(size) for size in _WIDTHS)
 
+    def wide(self) -> Markup:
+        """The wide one alone."""
+        return self._draw("wide")
+
     def sentence(self, share: float) -> str:
         """The fullest layers at one share."""
         row = self.parts[self.shares.index(share)]

@@ -16,6 +16,7 @@ from safety_neurons.report import answers, judging, refusals, words
 from safety_neurons.report.cards import cards
 from safety_neurons.report.curve import curve_chart
 from safety_neurons.report.dose import dose_chart
+from safety_neurons.report.figures import figure_files
 from safety_neurons.report.glossary import glossary
 from safety_neurons.report.heatmap import HeatMap
 from safety_neurons.report.neurontable import neuron_tables
@@ -33,7 +34,7 @@ from safety_neurons.runs import (
 )
 from safety_neurons.runs.summary import SETTINGS
 from safety_neurons.storage import write_text
-from safety_neurons.units import read_table
+from safety_neurons.units import Ranking, read_table
 
 REPORT = "report.html"
 
@@ -87,20 +88,42 @@ def render_report(run: RunFolder) -> Path:
         UserError: if the run has no complete `find` and `validate`, or is damaged.
     """
     summary = read_summary(run)
-    with run.stage("report", {}, results=[REPORT]) as stage:
-        write_text(stage.file(REPORT), _html(run, summary))
+    rankings = read_table(run.result("find", TABLE))
+    noun = words.noun_of(next(iter(rankings.values())).space.kinds)
+    samples = read_samples(run)
+    harmful = [row for row in samples if row.kind == "harmful"]
+    shares = sorted({point.share for point in summary.curve})
+    maps = [HeatMap.of(ranking, shares) for ranking in rankings.values()]
+    files = figure_files(summary, harmful, maps, noun)
+    content = _Content(run, summary, rankings, noun, samples, harmful, maps, tuple(files))
+    files[REPORT] = _html(content)
+    with run.stage("report", {}, results=list(files)) as stage:
+        for name, text in files.items():
+            write_text(stage.file(name), text)
     return run.file(REPORT)
 
 
-def _html(run: RunFolder, summary: Summary) -> str:
-    table = run.result("find", TABLE)
-    rankings = read_table(table)
-    noun = words.noun_of(next(iter(rankings.values())).space.kinds)
-    shares = sorted({point.share for point in summary.curve})
-    samples = read_samples(run)
-    harmful = [row for row in samples if row.kind == "harmful"]
-    maps = [HeatMap.of(ranking, shares) for ranking in rankings.values()]
-    card = read_stability(run)
+@dataclass(frozen=True)
+class _Content:
+    """What the page is made of.
+
+    Args:
+        files: names of the figures beside the page.
+    """
+
+    run: RunFolder
+    summary: Summary
+    rankings: dict[str, Ranking]
+    noun: str
+    samples: Sequence[SampleRow]
+    harmful: Sequence[SampleRow]
+    maps: Sequence[HeatMap]
+    files: tuple[str, ...]
+
+
+def _html(of: _Content) -> str:
+    summary, noun = of.summary, of.noun
+    card = read_stability(of.run)
     return rendered(
         "report.html.jinja",
         summary=summary,
@@ -108,23 +131,26 @@ def _html(run: RunFolder, summary: Summary) -> str:
         conclusion=conclusion(summary, noun),
         cards=cards(summary, noun),
         refusals=refusals,
-        harmful=harmful,
-        unscored=_unscored(harmful),
-        agreements={name: refusals.Agreement.of(harmful, name) for name in ("patched", "random")},
-        openings=refusals.openings(harmful),
+        harmful=of.harmful,
+        unscored=_unscored(of.harmful),
+        agreements={
+            name: refusals.Agreement.of(of.harmful, name) for name in ("patched", "random")
+        },
+        openings=refusals.openings(of.harmful),
         curve=curve_chart(summary, noun),
-        maps=maps,
+        maps=of.maps,
         dose=dose_chart(summary) if summary.dose else "",
-        tables=neuron_tables(table, rankings),
+        tables=neuron_tables(of.run.result("find", TABLE), of.rankings),
         definitions=judging.DEFINITIONS,
         otherwise=judging.OTHERWISE,
         trust=judging.trust_in(summary),
         stability=card,
         parts_shown=list(parts_of(summary, noun, stability=card is not None)),
-        samples=answers.shown(samples),
+        samples=answers.shown(of.samples),
         settings=[name for name in SETTINGS if name in summary.harmless],
-        provenance=Provenance.of(run, summary.judge),
+        provenance=Provenance.of(of.run, summary.judge),
         glossary=glossary(noun),
+        files=of.files,
     )
 
 

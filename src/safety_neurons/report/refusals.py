@@ -113,6 +113,11 @@ def refusal_bars(rows: Sequence[SampleRow], noun: str) -> Markup:
     return Markup("").join(_bars(rates, noun, size) for size in WIDTHS)
 
 
+def wide_bars(rows: Sequence[SampleRow], noun: str) -> Markup:
+    """The wide one alone."""
+    return _bars(_rates(rows), noun, "wide")
+
+
 def agreement_bar(agreement: Agreement) -> Markup:
     """One bar of all prompts, parted by who refused, in both sizes."""
     return Markup("").join(_parted(agreement, size) for size in WIDTHS)

@@ -1,0 +1,85 @@
+"""The report's charts and figures as files of their own: SVG for a paper, CSV for a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from safety_neurons.report.charts.svg import element
+from safety_neurons.report.curve import standalone_curve
+from safety_neurons.report.dose import wide_dose
+from safety_neurons.report.heatmap import HeatMap
+from safety_neurons.report.refusals import wide_bars
+from safety_neurons.report.templating import rendered
+from safety_neurons.runs import SampleRow, Summary
+
+_COLUMNS = (
+    "ranking",
+    "split",
+    "share",
+    "units",
+    "prompts",
+    "unscored",
+    "effect",
+    "ci_low",
+    "ci_high",
+    "refusal_rate",
+    "random_mean",
+    "random_max",
+)
+
+
+def figure_files(
+    summary: Summary, harmful: Sequence[SampleRow], maps: Sequence[HeatMap], noun: str
+) -> dict[str, str]:
+    """What is written beside the page.
+
+    Args:
+        harmful: the answers to harmful test prompts.
+
+    Returns:
+        Contents by file name; no chart of what was not measured.
+    """
+    files = {
+        "figure-refusals.svg": _alone(wide_bars(harmful, noun)),
+        "figure-curve.svg": standalone_curve(summary, noun),
+        **{f"figure-layers-{heat.ranking}.svg": _alone(heat.wide()) for heat in maps},
+        "figures.csv": _csv(summary),
+    }
+    if summary.dose:
+        files["figure-dose.svg"] = _alone(wide_dose(summary))
+    return files
+
+
+def _alone(chart: Markup) -> str:
+    """A drawing that is shown without the page: it has the style sheet, and paper of its own."""
+    style = element("style", Markup(rendered("style.css.jinja")))
+    opening, rest = str(chart).split(">", 1)
+    return f'{opening} xmlns="http://www.w3.org/2000/svg">{style}{rest}\n'
+
+
+def _csv(summary: Summary) -> str:
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(_COLUMNS)
+    for point in summary.curve:
+        rows.writerow(
+            [
+                point.ranking,
+                point.split,
+                point.share,
+                point.k,
+                point.n,
+                point.unscored,
+                point.causal_effect,
+                point.ci_low,
+                point.ci_high,
+                point.refusal_rate,
+                point.control_mean,
+                point.control_max,
+            ]
+        )
+    return text.getvalue()
