@@ -15,7 +15,7 @@ from pathlib import Path
 from safety_neurons.errors import UserError, reading
 from safety_neurons.report import words
 from safety_neurons.report.cards import Line, cards
-from safety_neurons.report.curve import curve_chart
+from safety_neurons.report.curve import curve_chart, overlaid_curves
 from safety_neurons.report.provenance import NONE, Provenance, flat
 from safety_neurons.report.sentences import conclusion
 from safety_neurons.report.templating import rendered
@@ -63,6 +63,11 @@ class Row:
     label: str
     cells: tuple[tuple[str, str], ...]
 
+    @property
+    def is_hash(self) -> bool:
+        """Whether it is of contents that no one reads: digests of files."""
+        return "sha256" in self.label or ".files." in self.label or ".models." in self.label
+
 
 @dataclass(frozen=True)
 class Overlap:
@@ -105,7 +110,9 @@ def render_comparison(runs: Sequence[RunFolder], out: Path) -> Path:
         noun=noun,
         conclusions={run.name: conclusion(run.summary, noun) for run in compared},
         curves={run.name: curve_chart(run.summary, noun) for run in compared},
-        differences=list(_differences(compared)),
+        overlaid=overlaid_curves({run.name: run.summary for run in compared}, noun),
+        differences=[row for row in _differences(compared) if not row.is_hash],
+        hashes=[row for row in _differences(compared) if row.is_hash],
         key_figures=list(_key_figures(compared, noun)),
         effects=list(_effects(compared)),
         overlaps=list(_overlaps(compared)),

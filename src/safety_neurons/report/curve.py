@@ -6,7 +6,7 @@ drawing down would make its letters unreadable on a phone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -71,26 +71,52 @@ def standalone_curve(summary: Summary, noun: str) -> str:
     return f"{whole}\n"
 
 
+def overlaid_curves(summaries: Mapping[str, Summary], noun: str) -> Markup:
+    """The chosen ranking's curve of each run in one chart, in both sizes."""
+    curves = {
+        name: summary.curve_of(summary.chosen.ranking, "test")
+        for name, summary in summaries.items()
+    }
+    if all(p.causal_effect is None for points in curves.values() for p in points):
+        return element("p", "No curves: not enough data for an effect at any share.")
+    chosen = [summary.claim for summary in summaries.values()]
+    return Markup("").join(
+        _drawn(list(curves.values()), chosen, None, noun, size) for size in SIZES
+    )
+
+
 def _chart(summary: Summary, noun: str, size: str) -> Markup:
-    points = summary.on("test")
+    curves = [summary.curve_of(ranking, "test") for ranking in summary.rankings]
+    return _drawn(curves, [summary.claim], summary.ceiling, noun, size)
+
+
+def _drawn(
+    curves: Sequence[Sequence[CurvePoint]],
+    chosen: Sequence[CurvePoint | None],
+    ceiling: float | None,
+    noun: str,
+    size: str,
+) -> Markup:
+    points = [point for curve in curves for point in curve]
     shares, effects = _shares(points), _effects(points)
     frame = Frame(*SIZES[size], shares, effects)
     label = (
         f"Causal effect of patching against the share of {noun} patched, on the test prompts; the "
         "table below has the same figures."
     )
-    curves = [summary.curve_of(ranking, "test") for ranking in summary.rankings]
     title = f"{noun} patched, % of all (log scale)"
     parts = [
         *frame.grid(Tick(at, words.percent(at)) for at in effects.multiples(0.25)),
         *frame.base((Tick(at, f"{100 * at:.3g}") for at in {p.share for p in points}), title),
-        *_levels(frame, summary.ceiling),
+        *_levels(frame, ceiling),
     ]
-    for series, of_ranking in enumerate(curves):
-        parts += _controls(frame, of_ranking, series)
-    for series, of_ranking in enumerate(curves):
-        known = (point for point in of_ranking if point.causal_effect is not None)
-        marks = [_mark(point, summary, noun) for point in known]
+    for series, curve in enumerate(curves):
+        parts += _controls(frame, curve, series)
+    for series, curve in enumerate(curves):
+        known = (point for point in curve if point.causal_effect is not None)
+        marks = [
+            _mark(point, ringed=any(point is one for one in chosen), noun=noun) for point in known
+        ]
         parts += marked_line(frame, marks, Style.of_series(series), shift=_dodge(series))
     return drawing(frame.width, frame.height, label, *parts, class_=f"chart {size}")
 
@@ -149,14 +175,14 @@ def _said_of_controls(point: CurvePoint, known: Sequence[float]) -> str:
     return f"at {words.share(point.share)} {low} to {high} ({sets})"
 
 
-def _mark(point: CurvePoint, summary: Summary, noun: str) -> Mark:
+def _mark(point: CurvePoint, *, ringed: bool, noun: str) -> Mark:
     said = (
         f"{point.ranking}, {words.share(point.share)} ({words.count(point.k)} {noun}): effect "
         f"{words.percent(point.causal_effect)}, {words.interval(point.interval)}, "
         f"{words.plural(point.n, 'prompt')}"
     )
-    ringed = "chosen" if summary.is_chosen(point) else None
-    return Mark(point.share, point.causal_effect or 0.0, said, point.interval, ringed)
+    label = "chosen" if ringed else None
+    return Mark(point.share, point.causal_effect or 0.0, said, point.interval, label)
 
 
 def _dodge(series: int) -> float:
