@@ -92,6 +92,14 @@ def test_what_was_the_same_is_not_listed_as_different(runs, tmp_path):
     assert "Nothing that is recorded" in page_of(same, tmp_path)
 
 
+def test_digests_are_folded(tmp_path):
+    both = [kept("run-before-records", tmp_path), kept("run-format-1", tmp_path)]
+    differences = page_of(both, tmp_path).split('id="differences"')[1].split("</section>")[0]
+    folded = differences[differences.index("<details") :] if "<details" in differences else ""
+    assert "sha256" in folded
+    assert "sha256" not in differences.replace(folded, "")
+
+
 def different(page: str) -> dict[str, list[str]]:
     """What the page lists as done differently, by option."""
     table = page.split('id="differences"')[1].split("</section>")[0]

@@ -66,7 +66,7 @@ class Row:
     @property
     def is_hash(self) -> bool:
         """Whether it is of contents that no one reads: digests of files."""
-        return "sha256" in self.label or ".files." in self.label or ".models." in self.label
+        return any(part in self.label for part in ("sha256", ".files.", "find: models."))
 
 
 @dataclass(frozen=True)
