@@ -118,7 +118,9 @@ def cards(summary: Summary, noun: str) -> list[Card]:
 
 
 def _rate_line(label: str, rate: RateRecord) -> Line:
-    notes = [words.interval(rate.interval), f"n{words.NBSP}={words.NBSP}{words.count(rate.n)}"]
+    hits = None if rate.value is None else round(rate.value * rate.n)
+    counted = f"{words.count(hits)} of {words.count(rate.n)}"
+    notes = [words.interval(rate.interval), counted if rate.n else "no prompts"]
     notes.append(words.unscored(rate.unscored))
     if rate.unscored and rate.bound_high is not None:
         notes.append(f"up to {words.percent(rate.bound_high)} if these were refusals")
