@@ -54,7 +54,7 @@ def _validated(folder: Path) -> RunFolder | None:
     if not (folder / "manifest.json").is_file():
         return None
     run = RunFolder.open(folder)
-    return run if run.is_complete("validate") else None
+    return run if run.is_whole("validate") else None
 
 
 def _fill_in(tables: str) -> None:
@@ -95,7 +95,9 @@ def _of_pair(summary: Summary) -> Iterator[str]:
         f"Refusals: unaligned {_rates(summary, 'unaligned')}, aligned {_rates(summary, 'aligned')} "
         f"(harmful / harmless / borderline). Ceiling {_number(summary.ceiling)}. Chosen on "
         f"`select`: {claim.ranking}, {claim.share:.1%}. N90 on `test`: "
-        + ", ".join(f"{name} {_share(n90)}" for name, n90 in summary.n90.items())
+        + ", ".join(
+            f"{name} {_share(n90)}{_within(summary, name)}" for name, n90 in summary.n90.items()
+        )
         + f". Prompts needed to tell 0.9 from 0.8: {summary.needed or '–'}.\n"
     )
     shares = sorted({point.share for point in summary.on("test")})
@@ -181,6 +183,12 @@ def _number(value: float | None) -> str:
 
 def _share(value: float | None) -> str:
     return "none" if value is None else f"{value:.1%}"
+
+
+def _within(summary: Summary, ranking: str) -> str:
+    if (bounds := summary.n90_intervals.get(ranking)) is None:
+        return ""
+    return f" ({_share(bounds.low)} to {_share(bounds.high)})"
 
 
 def _bounds(of: Any) -> str:

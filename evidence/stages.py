@@ -137,4 +137,5 @@ def _write(file: Path, prompts: PromptSet, split: str, *, more: bool = False) ->
 
 
 def _complete(run: Path, stage: str) -> Callable[[], bool]:
-    return lambda: (run / "manifest.json").is_file() and RunFolder.open(run).is_complete(stage)
+    # Whole, not complete: a copied run says that it was validated, and has no summary yet.
+    return lambda: (run / "manifest.json").is_file() and RunFolder.open(run).is_whole(stage)

@@ -9,7 +9,7 @@ import sys
 import pytest
 from evidence import collect, run
 from evidence.pairs import PAIRS
-from evidence.stages import Stage
+from evidence.stages import Stage, _complete, _prepare
 
 from safety_neurons.cli.align import command as align
 from safety_neurons.runs import Summary
@@ -67,3 +67,12 @@ def test_what_stands_is_collected(whole_run, tmp_path, monkeypatch):
     assert "old" not in text
     assert "| 5.0% |" in text
     assert (docs / "evidence/lora.svg").read_text().startswith("<svg")
+
+
+def test_a_copied_run_is_validated_again(whole_run, tmp_path):
+    """Its manifest says that it was, but it has no summary: neither done nor collected."""
+    copy = tmp_path / "lora-confirm"
+    _prepare(whole_run, copy, tmp_path)
+    assert _complete(whole_run, "validate")()
+    assert not _complete(copy, "validate")()
+    assert collect._validated(copy) is None

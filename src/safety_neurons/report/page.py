@@ -157,5 +157,9 @@ def _html(of: _Content) -> str:
 def _unscored(rows: Sequence[SampleRow]) -> str:
     """How many answers of which setting have no verdict; nothing where all have one."""
     verdicts = [(name, answer.verdict) for row in rows for name, answer in row.answers.items()]
-    counts = {name: n for name in SETTINGS if (n := verdicts.count((name, Verdict.UNSCORED.value)))}
+    counts = {
+        name: n
+        for name in refusals.FROM_LEAST_TO_MOST
+        if (n := verdicts.count((name, Verdict.UNSCORED.value)))
+    }
     return ", ".join(f"{name}: {words.plural(n, 'answer')}" for name, n in counts.items())
