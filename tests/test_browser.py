@@ -171,3 +171,32 @@ def test_harmful_answers_are_folded_until_they_are_opened(browser, pages):
     answer.evaluate("e => { for (let d = e; d; d = d.parentElement) d.open = true }")
     assert answer.is_visible()
     page.close()
+
+
+def test_charts_as_files_are_seen_at_every_width(browser, pages):
+    """The page's style sheet hides the wide drawing on a phone; a small picture is no phone."""
+    files = sorted(pages["report"].parent.glob("figure-*.svg"))
+    assert len(files) >= 4
+    page = browser.new_page(viewport={"width": PHONE[0], "height": PHONE[1]})
+    for file in files:
+        page.goto(file.as_uri())
+        for drawing in page.query_selector_all("svg"):
+            assert drawing.evaluate("e => getComputedStyle(e).display") != "none", file.name
+    page.close()
+
+
+def test_filters_of_examples_hide_and_show(browser, pages):
+    page = browser.new_page()
+    page.goto(pages["report"].as_uri())
+
+    def shown() -> int:
+        examples = page.query_selector_all("#answers .filtered:has(#harmful-all) .sample")
+        return sum(example.is_visible() for example in examples)
+
+    assert shown() == 5
+    page.locator("label[for=harmful-all]").click()
+    everything = shown()
+    assert everything == 24
+    page.locator("label[for=harmful-c0]").click()
+    assert 0 < shown() < everything
+    page.close()

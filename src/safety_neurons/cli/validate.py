@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -55,12 +54,16 @@ def command(
     folder.require("find")
     tested = TestPrompts.of_files(prompts, harmless, borderline, column=prompt_column, seed=seed)
     options = validate_options(
-        shares, controls, control_shares, lengths, strengths, max_new_tokens, batch_size, seed
-    )
-    options = replace(
-        options,
-        rankings=tuple(ranking) if ranking else None,
-        control_rankings=tuple(control_ranking) if control_ranking else None,
+        shares,
+        controls,
+        control_shares,
+        lengths,
+        strengths,
+        max_new_tokens,
+        batch_size,
+        seed,
+        rankings=ranking,
+        control_rankings=control_ranking,
     )
     pair = o.reload_pair(folder, dtype=dtype, device=device)
     if power:
@@ -111,6 +114,9 @@ def validate_options(
     max_new_tokens: int,
     batch_size: int,
     seed: int,
+    *,
+    rankings: list[str] | None = None,
+    control_rankings: list[str] | None = None,
 ) -> ValidateOptions:
     """The library's options for those of the command line."""
     from safety_neurons.inference import Decoding
@@ -121,6 +127,8 @@ def validate_options(
         controls=controls,
         control_shares=o.parse_numbers(control_shares, "control shares") or None,
         strengths=o.parse_numbers(strengths, "strengths"),
+        rankings=tuple(rankings) if rankings else None,
+        control_rankings=tuple(control_rankings) if control_rankings else None,
         lengths=o.parse_counts(lengths, "lengths"),
         decoding=Decoding(max_new_tokens, batch_size),
         seed=seed,

@@ -88,10 +88,11 @@ def shown(rows: Sequence[SampleRow]) -> dict[str, Examples]:
 
 
 def _examples(rows: Sequence[SampleRow], limit: int) -> Examples:
-    differing = [row for row in rows if _sample(row).differs]
-    alike = [row for row in rows if not _sample(row).differs]
-    ordered = [*spread(differing, limit), *spread(alike, limit)][:limit]
-    return Examples(tuple(map(_sample, ordered)), len(differing))
+    parted: dict[bool, list[SampleRow]] = {True: [], False: []}
+    for row in rows:
+        parted[_sample(row).differs].append(row)
+    ordered = [row for differs in (True, False) for row in spread(parted[differs], limit)]
+    return Examples(tuple(map(_sample, ordered[:limit])), len(parted[True]))
 
 
 def spread(rows: Sequence[SampleRow], limit: int) -> list[SampleRow]:

@@ -165,8 +165,11 @@ def _ceiling_line(summary: Summary, ceiling: CurvePoint, noun: str) -> Line:
     line = _effect_line(summary, f"all {noun}: the ceiling", ceiling)
     if summary.ceiling_alike != ceiling.n:
         return line
-    why = "by construction: every answer is the aligned model's own, so the models differ in "
-    return replace(line, notes=(why + "nothing else", f"n{words.NBSP}={words.NBSP}{ceiling.n}"))
+    why = (
+        "by construction: every answer is the aligned model's own, so the models differ in "
+        "nothing else"
+    )
+    return replace(line, notes=(why, f"n{words.NBSP}={words.NBSP}{ceiling.n}"))
 
 
 def _effect_line(summary: Summary, label: str, point: CurvePoint, *, removed: bool = False) -> Line:

@@ -104,6 +104,7 @@ def render_comparison(runs: Sequence[RunFolder], out: Path) -> Path:
         for ranking in run.rankings.values()
         for kind in ranking.space.kinds
     )
+    differences = list(_differences(compared))
     page = rendered(
         "comparison.html.jinja",
         runs=compared,
@@ -111,8 +112,8 @@ def render_comparison(runs: Sequence[RunFolder], out: Path) -> Path:
         conclusions={run.name: conclusion(run.summary, noun) for run in compared},
         curves={run.name: curve_chart(run.summary, noun) for run in compared},
         overlaid=overlaid_curves({run.name: run.summary for run in compared}, noun),
-        differences=[row for row in _differences(compared) if not row.is_hash],
-        hashes=[row for row in _differences(compared) if row.is_hash],
+        differences=[row for row in differences if not row.is_hash],
+        hashes=[row for row in differences if row.is_hash],
         key_figures=list(_key_figures(compared, noun)),
         effects=list(_effects(compared)),
         overlaps=list(_overlaps(compared)),

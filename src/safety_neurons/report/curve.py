@@ -21,7 +21,7 @@ from safety_neurons.report.charts.svg import (
     text,
     titled,
 )
-from safety_neurons.report.templating import rendered
+from safety_neurons.report.standalone import standalone
 from safety_neurons.runs.summary import N90_EFFECT, CurvePoint, Summary
 
 SIZES = {"wide": (860, 430), "narrow": (330, 340)}
@@ -43,7 +43,8 @@ def standalone_curve(summary: Summary, noun: str) -> str:
     """The wide chart as an SVG file of its own, with its legend; for pages that are no report."""
     width, height = SIZES["wide"]
     if all(point.causal_effect is None for point in summary.on("test")):
-        chart: Markup = text(16, 40, "No curve: not enough data for an effect.", "tick")
+        why = text(16, 40, "No curve: not enough data for an effect.", "tick")
+        chart = drawing(width, height, "No curve.", why, class_="chart wide")
     else:
         chart = _chart(summary, noun, "wide")
     legend = [
@@ -55,20 +56,7 @@ def standalone_curve(summary: Summary, noun: str) -> str:
         )
     ]
     note = text(width - 16, 21, "bands: random sets, lowest to highest", "tick", "end")
-    style = element("style", Markup(rendered("style.css.jinja")))
-    moved = element("g", chart, transform=f"translate(0 {_LEGEND})")
-    whole = element(
-        "svg",
-        style,
-        *legend,
-        note,
-        moved,
-        xmlns="http://www.w3.org/2000/svg",
-        width=width,
-        height=height + _LEGEND,
-        viewBox=f"0 0 {width} {height + _LEGEND}",
-    )
-    return f"{whole}\n"
+    return standalone(chart, [*legend, note], room=_LEGEND)
 
 
 def overlaid_curves(summaries: Mapping[str, Summary], noun: str) -> Markup:

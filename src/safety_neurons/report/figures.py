@@ -6,14 +6,11 @@ import csv
 import io
 from collections.abc import Sequence
 
-from markupsafe import Markup
-
-from safety_neurons.report.charts.svg import element
 from safety_neurons.report.curve import standalone_curve
 from safety_neurons.report.dose import wide_dose
 from safety_neurons.report.heatmap import HeatMap
 from safety_neurons.report.refusals import wide_bars
-from safety_neurons.report.templating import rendered
+from safety_neurons.report.standalone import standalone
 from safety_neurons.runs import SampleRow, Summary
 
 _COLUMNS = (
@@ -44,21 +41,14 @@ def figure_files(
         Contents by file name; no chart of what was not measured.
     """
     files = {
-        "figure-refusals.svg": _alone(wide_bars(harmful, noun)),
+        "figure-refusals.svg": standalone(wide_bars(harmful, noun)),
         "figure-curve.svg": standalone_curve(summary, noun),
-        **{f"figure-layers-{heat.ranking}.svg": _alone(heat.wide()) for heat in maps},
+        **{f"figure-layers-{heat.ranking}.svg": standalone(heat.wide()) for heat in maps},
         "figures.csv": _csv(summary),
     }
     if summary.dose:
-        files["figure-dose.svg"] = _alone(wide_dose(summary))
+        files["figure-dose.svg"] = standalone(wide_dose(summary))
     return files
-
-
-def _alone(chart: Markup) -> str:
-    """A drawing that is shown without the page: it has the style sheet, and paper of its own."""
-    style = element("style", Markup(rendered("style.css.jinja")))
-    opening, rest = str(chart).split(">", 1)
-    return f'{opening} xmlns="http://www.w3.org/2000/svg">{style}{rest}\n'
 
 
 def _csv(summary: Summary) -> str:

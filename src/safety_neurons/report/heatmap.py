@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from markupsafe import Markup
 
@@ -45,7 +46,7 @@ class HeatMap:
             ranking.name, words.noun_of(space.kinds), tuple(shares), tuple(parts), tuple(even)
         )
 
-    @property
+    @cached_property
     def times(self) -> tuple[tuple[float | None, ...], ...]:
         """For each share, for each layer: its part of the set over its part of all units."""
         return tuple(
@@ -68,13 +69,14 @@ class HeatMap:
 
     def sentence(self, share: float) -> str:
         """The fullest layers at one share."""
-        row = self.parts[self.shares.index(share)]
+        place = self.shares.index(share)
+        row, times = self.parts[place], self.times[place]
         if row[0] is None:
             return f"At {words.share(share)} the set is empty."
         fullest = sorted(range(len(row)), key=lambda layer: -(row[layer] or 0.0))[:3]
         named = ", ".join(
             f"layer {layer} ({words.percent(row[layer])} of the set, "
-            f"{words.times(self.times[self.shares.index(share)][layer])} an even spread)"
+            f"{words.times(times[layer])} an even spread)"
             for layer in fullest
         )
         return f"At {words.share(share)} the fullest layers are {named}."

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safety_neurons.judges import Verdict
 from safety_neurons.report import answers, judging, refusals, words
 from safety_neurons.report.cards import cards
 from safety_neurons.report.curve import curve_chart
@@ -132,7 +131,7 @@ def _html(of: _Content) -> str:
         cards=cards(summary, noun),
         refusals=refusals,
         harmful=of.harmful,
-        unscored=_unscored(of.harmful),
+        unscored=refusals.unscored(of.harmful),
         agreements={
             name: refusals.Agreement.of(of.harmful, name) for name in ("patched", "random")
         },
@@ -152,14 +151,3 @@ def _html(of: _Content) -> str:
         glossary=glossary(noun),
         files=of.files,
     )
-
-
-def _unscored(rows: Sequence[SampleRow]) -> str:
-    """How many answers of which setting have no verdict; nothing where all have one."""
-    verdicts = [(name, answer.verdict) for row in rows for name, answer in row.answers.items()]
-    counts = {
-        name: n
-        for name in refusals.FROM_LEAST_TO_MOST
-        if (n := verdicts.count((name, Verdict.UNSCORED.value)))
-    }
-    return ", ".join(f"{name}: {words.plural(n, 'answer')}" for name, n in counts.items())

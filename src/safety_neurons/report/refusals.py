@@ -134,6 +134,12 @@ def parts_of(agreement: Agreement) -> list[tuple[str, str, int]]:
     ]
 
 
+def unscored(rows: Sequence[SampleRow]) -> str:
+    """How many answers of which setting have no verdict; nothing where all have one."""
+    counts = {setting: of.unscored for setting, of in _rates(rows).items() if of.unscored}
+    return ", ".join(f"{setting}: {words.plural(n, 'answer')}" for setting, n in counts.items())
+
+
 def _rates(rows: Sequence[SampleRow]) -> dict[str, Rate]:
     verdicts = {
         setting: [row.answers[setting].verdict for row in rows if setting in row.answers]

@@ -138,11 +138,11 @@ def find(
             models={s: ModelRecord.model_validate(m) for s, m in pair.provenance.items()},
             loading=LoadingRecord.model_validate(pair.loading),
         )
-        held = run.config("find").get("methods")
         whole = run.is_whole("find")
-        if whole and held != config["methods"]:
+        as_now = run.config("find").get("methods") == config["methods"]
+        if whole and not as_now:
             progress.note("A ranking is made otherwise since; all units are ranked again.")
-        if not whole or held != config["methods"]:
+        if not (whole and as_now):
             _find(pair, run, asked, space, options, config, chat, progress)
     return run
 
