@@ -7,10 +7,26 @@ import shutil
 
 import pytest
 
+from safety_neurons.engine import Side
 from safety_neurons.errors import UserError
-from safety_neurons.inference import Decoding
-from safety_neurons.studies.validation import ValidateOptions
+from safety_neurons.inference import Decoding, Setting, answer, encode_prompts, texts_of
+from safety_neurons.interventions import Patch
+from safety_neurons.judges import Verdict
+from safety_neurons.prompts import ChatFormat
+from safety_neurons.studies.finding import FindOptions, find
+from safety_neurons.studies.validation import TestPrompts, ValidateOptions, validate
+from safety_neurons.units import read_table
 from tests.commands import invoke, refused
+from tests.tiny import words
+
+
+class ByLength:
+    """Refusals are the answers with an even number of letters: verdicts vary on random models."""
+
+    name = "by-length-1"
+
+    def __call__(self, prompts, responses):
+        return [Verdict.COMPLIANCE if len(text) % 2 else Verdict.REFUSAL for text in responses]
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +59,8 @@ def test_the_rankings_asked_for_are_tested_and_the_chosen_set_always_beside_rand
         chosen = row["share"] == summary["chosen"]["share"]
         drawn = row["split"] == "test" and chosen and row["share"] < 0.5
         assert len(row["controls"]) == drawn, row  # half and all leave no other units to draw
+        asked = row["split"] == "test" and (chosen or row["share"] == 1)
+        assert row["controls_asked"] == asked, row
     refused(invoke("validate", run, *validate_arguments, "--ranking", "no-such"), "no ranking")
     refused(
         invoke("validate", run, *validate_arguments, "--control-ranking", "no-such"), "no ranking"
@@ -65,6 +83,38 @@ def test_what_the_figures_allow_is_kept_with_them(summary, whole_run):
     whole = json.loads((whole_run / "summary.json").read_text())
     assert sum(refusals) / len(refusals) == whole["necessity"]["refusal_rate"]
     assert not any("removed" in row["answers"] for row in rows if row["kind"] == "harmless")
+
+
+def test_harmless_prompts_are_asked_at_every_share(summary, whole_run):
+    curve = {row["share"]: row for row in summary["harmless_curve"]}
+    assert list(curve) == [0.05, 0.5, 1.0]
+    whole = json.loads((whole_run / "summary.json").read_text())
+    chosen = next(
+        row for row in whole["harmless_curve"] if row["share"] == whole["chosen"]["share"]
+    )
+    assert chosen["k"] == whole["chosen"]["k"]
+    assert chosen["refusal_rate"] == whole["harmless"]["patched"]["refusal_rate"]
+
+
+def test_harmless_refusals_at_a_share_are_those_of_its_patch(zoo, tmp_path):
+    """Answered once more, and by a judge whose verdicts say something of random models."""
+    pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
+    asked, decoding = [words(str(seed), seed) for seed in range(4)], Decoding(4, 8)
+    run = find(pair, tmp_path / "run", asked[0], FindOptions(("change-score",), decoding=decoding))
+    prompts = TestPrompts(asked[1], asked[2], asked[3], asked[3])
+    options = ValidateOptions((0.1, 0.5), 1, decoding=decoding)
+    summary = validate(run, pair, prompts, options, judge=ByLength())
+    ranking = read_table(run.result("find", "neurons.parquet"))["change-score"]
+    encoded = encode_prompts(pair, asked[3], decoding, ChatFormat())
+    rates = []
+    for point in summary.harmless_curve:
+        patch = Patch(ranking.top(point.share))
+        (answers,) = answer(pair, encoded, [Setting(Side.UNALIGNED, (patch,))], decoding)
+        verdicts = ByLength()([], texts_of(pair, answers, ChatFormat()))
+        assert point.refusal_rate.value == verdicts.count(Verdict.REFUSAL) / len(verdicts)
+        rates.append(point.refusal_rate.value)
+    assert rates[-1] == summary.aligned.over_refusal_rate  # all units make it the aligned model
+    assert len(set(rates)) > 1
 
 
 def test_the_chosen_set_is_compared_with_each_share_and_each_ranking(summary):

@@ -107,6 +107,8 @@ def test_the_whole_job(tmp_path):
     top = next(r for r in test if r["ranking"] == "path-attribution" and r["share"] == 0.05)
     assert top["causal_effect"] > top["control_max"] + 0.3
     assert summary["harmless"]["random"]["perplexity"] < 100
+    *_, everything = summary["harmless_curve"]  # the models differ in nothing but their neurons
+    assert everything["refusal_rate"]["value"] == summary["aligned"]["over_refusal_rate"]
     page = (run / "report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
     manifest = json.loads((run / "manifest.json").read_text())

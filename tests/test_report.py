@@ -457,6 +457,44 @@ def test_charts_and_figures_stand_as_files_beside_the_page(tmp_path):
         assert row["effect"] == ("" if (e := point["causal_effect"]) is None else str(e))
 
 
+def test_what_the_effect_costs_is_drawn_share_by_share(tmp_path):
+    figures = summary()
+    run = render_report(fabricate(tmp_path / "without", figures, samples()))
+    assert "Share by share" not in run.read_text()
+    assert not (run.parent / "figure-harmless.svg").exists()
+    figures["harmless_curve"] = [
+        {"share": share, "k": k, "refusal_rate": detail(hits, 32)}
+        for k, (share, hits) in enumerate(zip(SHARES, (2, 4, 24), strict=True))
+    ]
+    run = render_report(fabricate(tmp_path / "with", figures, samples()))
+    page = run.read_text()
+    shown = plain(page[page.index('<section id="harmless">') : page.index('id="figures"')])
+    assert shown.count("75 % of harmless prompts refused") == 2  # the wide and the narrow chart
+    assert "aligned model, harmless: " in shown
+    drawn = ElementTree.parse(run.parent / "figure-harmless.svg")
+    assert "75\N{NO-BREAK SPACE}% of harmless prompts refused" in "".join(
+        drawn.getroot().itertext()
+    )
+    rows = list(csv.DictReader((run.parent / "figures.csv").open()))
+    told = [row for row in rows if row["harmless_refused"]]
+    assert [float(row["harmless_refused"]) for row in told] == [2 / 32, 4 / 32, 24 / 32]
+    assert {(row["ranking"], row["split"]) for row in told} == {("attribution", "test")}
+
+
+def test_why_no_random_sets_stand_there_is_said(tmp_path):
+    figures = summary()
+    told = {0.02: 0, 0.1: 3, 1: None}
+    for row in figures["curve"]:
+        row.update(controls=[], controls_asked=told[row["share"]])
+    page = plain(render_report(fabricate(tmp_path / "run", figures, samples())).read_text())
+    curve = page[page.index("Test split: attribution") : page.index("the other rankings")]
+    assert re.findall(r"not drawn here|too few neurons left|not drawn, or too few", curve) == [
+        "not drawn here",
+        "too few neurons left",
+        "not drawn, or too few",
+    ]
+
+
 def test_the_navigation_lists_every_part_in_order(page):
     listed = re.findall(r'href="#(\w+)"', page[page.index("<nav") : page.index("</nav>")])
     assert re.findall(r'<section id="(\w+)"', page) == listed

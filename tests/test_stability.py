@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 
 import pytest
@@ -16,7 +15,7 @@ from safety_neurons.inference import Decoding, Setting, answer, encode_prompts, 
 from safety_neurons.judges import Verdict
 from safety_neurons.methods.attribution import AttributionSums
 from safety_neurons.methods.utility import UTILITY
-from safety_neurons.prompts import ChatFormat, Prompt, PromptSet
+from safety_neurons.prompts import ChatFormat
 from safety_neurons.report import render_report
 from safety_neurons.runs import RunFolder, reload_pair
 from safety_neurons.runs.stability import Overlap, SetEffect
@@ -27,7 +26,7 @@ from safety_neurons.studies.stability.verdict import HALVES, judged
 from safety_neurons.studies.validation import TestPrompts, ValidateOptions, validate
 from safety_neurons.units import UnitSet, UnitSpace
 from tests.commands import invoke, refused
-from tests.tiny import down_projections, logits_of, neurons_of, pre_hooks, prompts
+from tests.tiny import down_projections, logits_of, neurons_of, pre_hooks, prompts, words
 
 
 def effect(value, low=None, high=None, name="a set") -> SetEffect:
@@ -128,12 +127,6 @@ class Alike:
 
     def __call__(self, prompts, responses):
         return [Verdict.REFUSAL if text in self.texts else Verdict.COMPLIANCE for text in responses]
-
-
-def words(name: str, seed: int) -> PromptSet:
-    rng = random.Random(seed)
-    texts = [" ".join(f"w{rng.randrange(10, 76)}" for _ in range(7)) for _ in range(12)]
-    return PromptSet(name, tuple(Prompt(f"{name}/{i}", text) for i, text in enumerate(texts)))
 
 
 FOUND, SELECT, TEST, HARMLESS = (

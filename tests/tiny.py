@@ -29,6 +29,7 @@ from safety_neurons.engine import Side
 from safety_neurons.inference import Setting, decode
 from safety_neurons.interventions import InterventionEdit, Patch
 from safety_neurons.models import ModelPair
+from safety_neurons.prompts import Prompt, PromptSet
 from safety_neurons.units import UnitSet
 
 GATED = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gemma3")
@@ -415,3 +416,10 @@ def decode_patched(pair, asked, recipient, patches=(None,), *, strengths=None, m
 def patch_edit(neurons: UnitSet, donor: Side) -> InterventionEdit:
     """The edit that copies the donor's values of some neurons to the other side."""
     return InterventionEdit([Patch(neurons)], donor.other)
+
+
+def words(name: str, seed: int) -> PromptSet:
+    """Twelve prompts of seven words that the tiny tokenizers know, others for each seed."""
+    rng = random.Random(seed)
+    texts = [" ".join(f"w{rng.randrange(10, 76)}" for _ in range(7)) for _ in range(12)]
+    return PromptSet(name, tuple(Prompt(f"{name}/{i}", text) for i, text in enumerate(texts)))

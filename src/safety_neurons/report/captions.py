@@ -68,11 +68,13 @@ def _why_chosen(summary: Summary, on_select: CurvePoint | None) -> str:
     )
 
 
-def why_no_controls(point: CurvePoint, units: int) -> str:
+def why_no_controls(point: CurvePoint, noun: str) -> str:
     """Why no random sets stand beside a point."""
     if point.split == "select":
         return "not drawn on select"
-    return "too few left" if 2 * point.k > units else "not drawn, or too few left"
+    if point.controls_asked is None:
+        return f"not drawn, or too few {noun} left"
+    return f"too few {noun} left" if point.controls_asked else "not drawn here"
 
 
 def even_sentence(even: Sequence[float]) -> str:

@@ -86,7 +86,7 @@ def _drawn(
     size: str,
 ) -> Markup:
     points = [point for curve in curves for point in curve]
-    shares, effects = _shares(points), _effects(points)
+    shares, effects = share_axis(points), _effects(points)
     frame = Frame(*SIZES[size], shares, effects)
     label = (
         f"Causal effect of patching against the share of {noun} patched, on the test prompts; the "
@@ -109,7 +109,8 @@ def _drawn(
     return drawing(frame.width, frame.height, label, *parts, class_=f"chart {size}")
 
 
-def _shares(points: Sequence[CurvePoint]) -> Logarithmic:
+def share_axis(points: Sequence[CurvePoint]) -> Logarithmic:
+    """An axis that holds the shares of all points; it ends at all units."""
     return Logarithmic(min([0.1, *(point.share for point in points)]), 1.0)
 
 

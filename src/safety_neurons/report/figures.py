@@ -10,6 +10,7 @@ from safety_neurons.report.curve import standalone_curve
 from safety_neurons.report.dose import wide_dose
 from safety_neurons.report.heatmap import HeatMap
 from safety_neurons.report.refusals import wide_bars
+from safety_neurons.report.specificity import specificity, wide_specificity
 from safety_neurons.report.standalone import standalone
 from safety_neurons.runs import SampleRow, Summary
 
@@ -26,6 +27,9 @@ _COLUMNS = (
     "refusal_rate",
     "random_mean",
     "random_max",
+    "harmless_refused",
+    "harmless_ci_low",
+    "harmless_ci_high",
 )
 
 
@@ -46,6 +50,8 @@ def figure_files(
         **{f"figure-layers-{heat.ranking}.svg": standalone(heat.wide()) for heat in maps},
         "figures.csv": _csv(summary),
     }
+    if specificity(summary):
+        files["figure-harmless.svg"] = standalone(wide_specificity(summary, noun))
     if summary.dose:
         files["figure-dose.svg"] = standalone(wide_dose(summary))
     return files
@@ -55,7 +61,12 @@ def _csv(summary: Summary) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(_COLUMNS)
+    beside = {
+        (row.point.ranking, row.point.split, row.point.share): row.harmless.refusal_rate
+        for row in specificity(summary)
+    }
     for point in summary.curve:
+        rate = beside.get((point.ranking, point.split, point.share))
         rows.writerow(
             [
                 point.ranking,
@@ -70,6 +81,7 @@ def _csv(summary: Summary) -> str:
                 point.refusal_rate,
                 point.control_mean,
                 point.control_max,
+                *((rate.value, rate.ci_low, rate.ci_high) if rate else (None, None, None)),
             ]
         )
     return text.getvalue()

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safety_neurons.report import answers, judging, refusals, words
+from safety_neurons.report import answers, judging, refusals, specificity, words
 from safety_neurons.report.cards import cards
 from safety_neurons.report.curve import curve_chart
 from safety_neurons.report.dose import dose_chart
@@ -137,6 +137,8 @@ def _html(of: _Content) -> str:
         },
         openings=refusals.openings(of.harmful),
         curve=curve_chart(summary, noun),
+        specificity=specificity,
+        specific=specificity.specificity(summary),
         maps=of.maps,
         dose=dose_chart(summary) if summary.dose else "",
         tables=neuron_tables(of.run.result("find", TABLE), of.rankings),

@@ -80,7 +80,8 @@ class CurvePoint(BoundedRecord):
         causal_effect: sufficiency (or necessity), None where it cannot be told.
         ci_low, ci_high: 95 % bootstrap bounds over prompts.
         refusal_rate: of the patched answers.
-        controls: effects of the matched random sets; fewer where no such set exists.
+        controls: effects of the matched random sets; none where no such set exists.
+        controls_asked: how many were asked for; None in runs made before that was kept.
     """
 
     ranking: str
@@ -92,6 +93,7 @@ class CurvePoint(BoundedRecord):
     causal_effect: float | None
     refusal_rate: float | None
     controls: tuple[float | None, ...] = ()
+    controls_asked: int | None = None
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -192,6 +194,14 @@ class Harmless(Record):
 
     refusal_rate: RateRecord
     perplexity: float | None
+
+
+class HarmlessPoint(Record):
+    """Refusals of harmless prompts with one share of the chosen ranking patched."""
+
+    share: float
+    k: int
+    refusal_rate: RateRecord
 
 
 class Coherence(Record):
@@ -345,6 +355,8 @@ class Summary(Record):
         dose: of the chosen set, by how far it was moved to the donor's values; may be empty.
         by_category: of the chosen set; empty where prompts have no categories.
         harmless: by setting; `random` is missing where no such set exists.
+        harmless_curve: at every tested share of the chosen ranking, the smallest first; empty in
+            runs made before it was measured.
         coherence: by setting, of the answers to harmful test prompts.
         judging: of the chosen set; None in runs made before it was measured.
         seconds: by stage.
@@ -367,6 +379,7 @@ class Summary(Record):
     dose: list[DosePoint] = Field(default_factory=list)
     by_category: list[CategoryEffect] = Field(default_factory=list)
     harmless: dict[str, Harmless]
+    harmless_curve: list[HarmlessPoint] = Field(default_factory=list)
     coherence: dict[str, Coherence] = Field(default_factory=dict)
     judge: str
     judging: JudgeChecks | None = None

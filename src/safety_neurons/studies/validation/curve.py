@@ -24,6 +24,7 @@ class Target:
         recipient: whose answers are patched.
         strength: how far of the way to the donor's values.
         controls: the matched random sets to compare with.
+        asked: how many of them were asked for.
     """
 
     ranking: str
@@ -32,18 +33,22 @@ class Target:
     recipient: Side = Side.UNALIGNED
     strength: float = 1.0
     controls: tuple[UnitSet, ...] = ()
+    asked: int = 0
+
+    @classmethod
+    def beside_random(
+        cls, ranking: str, share: float, units: UnitSet, asked: int, seed: int
+    ) -> Target:
+        """With matched random sets; with none of them where a block has too few units left."""
+        drawn = [units.matched_random(seed + i) for i in range(asked)]
+        controls = tuple(control for control in drawn if control is not None)
+        return cls(ranking, share, units, controls=controls, asked=asked)
 
     @property
     def settings(self) -> list[Setting]:
         """The set itself first, then its controls."""
         sets = (self.units, *self.controls)
         return [Setting(self.recipient, (Patch(units, self.strength),)) for units in sets]
-
-
-def matched_controls(units: UnitSet, controls: int, seed: int) -> tuple[UnitSet, ...]:
-    """`controls` matched random sets; none where a block has too few units left for any."""
-    drawn = [units.matched_random(seed + i) for i in range(controls)]
-    return tuple(control for control in drawn if control is not None)
 
 
 def measure(
@@ -91,6 +96,7 @@ def _point(
         controls=tuple(
             effect_of(evaluator, prompts, drawn, label, seed=seed).value for drawn in controls
         ),
+        controls_asked=target.asked,
     )
 
 

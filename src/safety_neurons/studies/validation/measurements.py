@@ -14,11 +14,12 @@ from safety_neurons.runs.summary import (
     CurvePoint,
     DosePoint,
     Harmless,
+    HarmlessPoint,
     RateRecord,
     SideRates,
 )
 from safety_neurons.statistics import mean_or_none
-from safety_neurons.studies.validation.curve import Target, effect_of, matched_controls, measure
+from safety_neurons.studies.validation.curve import Target, effect_of, measure
 from safety_neurons.studies.validation.evaluator import Evaluator
 from safety_neurons.studies.validation.options import TestPrompts, ValidateOptions
 from safety_neurons.units import Ranking, UnitSet
@@ -55,10 +56,8 @@ def curves(
     points: list[CurvePoint] = []
     for name, ranking in rankings.items():
         targets = [
-            Target(name, share, units, controls=controls)
+            Target.beside_random(name, share, ranking.top(share), drawn(name, share), options.seed)
             for share in options.tested_shares
-            for units in [ranking.top(share)]
-            for controls in [matched_controls(units, drawn(name, share), options.seed)]
         ]
         points += measure(
             evaluator, prompts, targets, split=split, label=f"{name} ({split})", seed=options.seed
@@ -88,8 +87,9 @@ class ChosenSet:
     ) -> ChosenSet:
         """The set of a point of the select split."""
         units = rankings[point.ranking].top(point.share)
-        controls = matched_controls(units, options.controls, options.seed)
-        target = Target(point.ranking, point.share, units, controls=controls)
+        target = Target.beside_random(
+            point.ranking, point.share, units, options.controls, options.seed
+        )
         return cls(target, units.matched_random(options.seed))
 
     @property
@@ -188,6 +188,28 @@ def harmless(evaluator: Evaluator, prompts: PromptSet, chosen: ChosenSet) -> dic
         )
         for name, setting in settings.items()
     }
+
+
+def harmless_curve(
+    evaluator: Evaluator,
+    prompts: PromptSet,
+    chosen: ChosenSet,
+    rankings: Mapping[str, Ranking],
+    options: ValidateOptions,
+) -> list[HarmlessPoint]:
+    """Refusals of harmless prompts against the share patched: what the effect costs."""
+    ranking = rankings[chosen.target.ranking]
+    targets = [Target(chosen.target.ranking, s, ranking.top(s)) for s in options.tested_shares]
+    settings = [target.settings[0] for target in targets]
+    evaluator.prepare(prompts, settings, "Harmless prompts, share by share")
+    return [
+        HarmlessPoint(
+            share=target.share,
+            k=len(target.units),
+            refusal_rate=RateRecord.of(evaluator.judged(prompts, setting, "").refusal_rate),
+        )
+        for target, setting in zip(targets, settings, strict=True)
+    ]
 
 
 def samples(evaluator: Evaluator, prompts: TestPrompts, chosen: ChosenSet) -> Iterator[SampleRow]:

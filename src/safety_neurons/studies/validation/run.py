@@ -138,6 +138,9 @@ def _measured(
         dose=measured.dose(evaluator, prompts.test, chosen, options),
         by_category=list(measured.category_effects(evaluator, prompts.test, chosen, seed=seed)),
         harmless=measured.harmless(evaluator, prompts.harmless, chosen),
+        harmless_curve=measured.harmless_curve(
+            evaluator, prompts.harmless, chosen, rankings, options
+        ),
         coherence=dict(checks.coherence(evaluator, prompts.test, chosen)),
         judge=evaluator.judge.name,
         judging=checks.judge_checks(
