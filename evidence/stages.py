@@ -16,10 +16,10 @@ SHARES = "0.002,0.005,0.01,0.02,0.05,0.1,0.2,1"
 PRIMARY, PAPERS = "path-attribution", "change-score"
 CONTROLS = ("--controls", "3", "--control-ranking", PRIMARY)
 FEW = (
-    *("--ranking", PRIMARY, "--ranking", PAPERS, "--shares", "0.002,0.005,0.01,0.02,1"),
-    *(*CONTROLS, "--control-shares", "0.005,0.01"),
+    *("--ranking", PRIMARY, "--shares", "0.002,0.005,0.01,0.02,1"),
+    *(*CONTROLS, "--control-shares", "0.005"),
 )
-"""Where a claim is repeated: two rankings, four shares."""
+"""Where a claim is repeated: the default ranking, four shares."""
 PROMPTS = "100"
 FOUND_ON = "60"
 OTHER_PEOPLES = Path("../shared/data/harmful_train.jsonl")

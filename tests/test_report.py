@@ -457,6 +457,35 @@ def test_charts_and_figures_stand_as_files_beside_the_page(tmp_path):
         assert row["effect"] == ("" if (e := point["causal_effect"]) is None else str(e))
 
 
+def counted(counting: str, effect: float | None) -> dict[str, Any]:
+    bounds = dict.fromkeys(("ci_low", "ci_high"), effect)
+    return {"counting": counting, "answers": 3, "causal_effect": effect, **bounds}
+
+
+@pytest.mark.parametrize(
+    ("checks", "said"),
+    [
+        (None, "was not measured in this run"),
+        ({}, "No other way of counting moves an answer: the effect of 87 %"),
+        ({"otherwise": [counted("partial", 0.8)]}, "87 % as counted here, and 80 % counted in 1"),
+        (
+            {"otherwise": [counted("partial", 0.95), counted("unscored", 0.8)]},
+            "and 80 % to 95 % counted in 2 other ways",
+        ),
+        ({"otherwise": [counted("partial", None)]}, "counted otherwise it cannot be told"),
+    ],
+)
+def test_whether_the_effect_rests_on_the_counting_is_said_first(checks, said, tmp_path):
+    figures = summary() if checks is None else {**summary(), "judging": checks}
+    page = plain(render_report(fabricate(tmp_path / "run", figures, samples())).read_text())
+    part = page[page.index('<section id="judging">') :]
+    assert said in part[: part.index("</p>")]
+    ways = checks.get("otherwise", []) if checks else []
+    assert part.count("<title>partial refusals count") == 2 * any(
+        way["counting"] == "partial" for way in ways
+    )
+
+
 def test_what_the_effect_costs_is_drawn_share_by_share(tmp_path):
     figures = summary()
     run = render_report(fabricate(tmp_path / "without", figures, samples()))

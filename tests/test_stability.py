@@ -164,6 +164,11 @@ def test_a_set_drawn_at_random_is_noise(pair_and_judge, tmp_path, monkeypatch):
     assert card.verdict == "noise"
     page = render_report(RunFolder.open(run.path)).read_text()
     assert "Stability: noise" in page
+    part = page[page.index('<section id="stability">') :]
+    assert part.index("<svg") < part.index("<table") < part.index("By which rules")
+    drawn = (run.path / "figure-stability.svg").read_text()
+    for one in (card.own, *card.random, *card.magnitude):
+        assert drawn.count(f"<title>{one.name}: effect ") == 1
 
 
 def test_another_judge_than_the_runs_is_refused(pair_and_judge, zoo, whole_run, tmp_path):

@@ -11,8 +11,9 @@ from safety_neurons.report.dose import wide_dose
 from safety_neurons.report.heatmap import HeatMap
 from safety_neurons.report.refusals import wide_bars
 from safety_neurons.report.specificity import specificity, wide_specificity
+from safety_neurons.report.stability import wide_effects
 from safety_neurons.report.standalone import standalone
-from safety_neurons.runs import SampleRow, Summary
+from safety_neurons.runs import SampleRow, StabilityCard, Summary
 
 _COLUMNS = (
     "ranking",
@@ -34,12 +35,17 @@ _COLUMNS = (
 
 
 def figure_files(
-    summary: Summary, harmful: Sequence[SampleRow], maps: Sequence[HeatMap], noun: str
+    summary: Summary,
+    harmful: Sequence[SampleRow],
+    maps: Sequence[HeatMap],
+    card: StabilityCard | None,
+    noun: str,
 ) -> dict[str, str]:
     """What is written beside the page.
 
     Args:
         harmful: the answers to harmful test prompts.
+        card: of stability, None without.
 
     Returns:
         Contents by file name; no chart of what was not measured.
@@ -52,6 +58,8 @@ def figure_files(
     }
     if specificity(summary):
         files["figure-harmless.svg"] = standalone(wide_specificity(summary, noun))
+    if card is not None:
+        files["figure-stability.svg"] = standalone(wide_effects(card))
     if summary.dose:
         files["figure-dose.svg"] = standalone(wide_dose(summary))
     return files

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from safety_neurons.judges.classifier import shipped_card
+from safety_neurons.report import words
+from safety_neurons.report.effects import HasEffect, effect_chart, effect_strip
 from safety_neurons.runs import Summary
 
 
@@ -84,3 +88,70 @@ OTHERWISE = {
     "unscored": "unscored answers count as refusals",
     "inability": "refusals by inability do not count (English)",
 }
+
+
+_OTHERWISE = 2
+"""Series of the effects that are counted otherwise."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of counting, and the effect of the chosen set under it.
+
+    Args:
+        note: how many answers it moves, or on what it rests.
+    """
+
+    name: str
+    effect: HasEffect
+    note: str
+
+
+def ways(summary: Summary) -> list[Way]:
+    """The effect as in the report first, then counted otherwise, by other judges, and corrected."""
+    if summary.claim is None or (checks := summary.judging) is None:
+        return []
+    found = [Way("as in this report", summary.claim, "")]
+    for one in checks.otherwise:
+        found.append(Way(OTHERWISE[one.counting], one, f"moves {words.count(one.answers)}"))
+    for other in checks.others:
+        moved = f"{words.count(other.disagrees)} of {words.count(other.answers)}"
+        note = f"{moved} get another verdict (Cohen's kappa {words.number(other.kappa)})"
+        found.append(Way(f"judged by {other.judge}", other, note))
+    if (corrected := checks.corrected) is not None:
+        note = f"errors measured on {words.count(corrected.labelled)} labelled answers"
+        if corrected.cancels:
+            note += ", the same for all settings: they cancel in an effect, a ratio of differences"
+        found.append(Way("corrected for the judge's errors", corrected, note))
+    return found
+
+
+def verdict(summary: Summary) -> str:
+    """Whether the effect rests on how refusals are counted, in a sentence."""
+    counted = ways(summary)
+    if not counted:
+        return "Whether the effect rests on how refusals are counted was not measured in this run."
+    own, *others = counted
+    here = words.percent(own.effect.causal_effect)
+    if not others:
+        return (
+            f"No other way of counting moves an answer: the effect of {here} does not rest on what "
+            "counts as a refusal."
+        )
+    told = [w.effect.causal_effect for w in others if w.effect.causal_effect is not None]
+    if not told:
+        return f"The effect is {here} as counted here; counted otherwise it cannot be told."
+    least, most = words.percent(min(told)), words.percent(max(told))
+    between = least if least == most else f"{least} to {most}"
+    named = words.plural(len(others), "other way")
+    return f"The effect is {here} as counted here, and {between} counted in {named}."
+
+
+def ways_chart(summary: Summary) -> Markup:
+    """The effect under each way of counting, in both sizes."""
+    own, *others = ways(summary)
+    rows = [
+        effect_strip(own.name, own.effect),
+        *(effect_strip(way.name, way.effect, _OTHERWISE) for way in others),
+    ]
+    return effect_chart(rows, "The chosen set's effect by ways of counting; figures in the table.")

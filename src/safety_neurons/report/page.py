@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safety_neurons.report import answers, judging, refusals, specificity, words
+from safety_neurons.report import answers, judging, refusals, specificity, stability, words
 from safety_neurons.report.cards import cards
 from safety_neurons.report.curve import curve_chart
 from safety_neurons.report.dose import dose_chart
@@ -26,6 +26,7 @@ from safety_neurons.runs import (
     TABLE,
     RunFolder,
     SampleRow,
+    StabilityCard,
     Summary,
     read_samples,
     read_stability,
@@ -46,7 +47,7 @@ class Part:
     title: str
 
 
-def parts_of(summary: Summary, noun: str, *, stability: bool) -> Iterator[Part]:
+def parts_of(summary: Summary, noun: str, *, with_card: bool) -> Iterator[Part]:
     """The parts that a run has figures for, in the order of the page.
 
     First what was found and how specific it is, then examples, then what is in the set, then how
@@ -68,7 +69,7 @@ def parts_of(summary: Summary, noun: str, *, stability: bool) -> Iterator[Part]:
         yield Part("dose", "Dose")
     if summary.comparisons or summary.needed or summary.lengths:
         yield Part("certainty", "How sure")
-    if stability:
+    if with_card:
         yield Part("stability", "Stability")
     if summary.coherence:
         yield Part("coherence", "Language")
@@ -93,8 +94,9 @@ def render_report(run: RunFolder) -> Path:
     harmful = [row for row in samples if row.kind == "harmful"]
     shares = sorted({point.share for point in summary.curve})
     maps = [HeatMap.of(ranking, shares) for ranking in rankings.values()]
-    files = figure_files(summary, harmful, maps, noun)
-    content = _Content(run, summary, rankings, noun, samples, harmful, maps, tuple(files))
+    card = read_stability(run)
+    files = figure_files(summary, harmful, maps, card, noun)
+    content = _Content(run, summary, rankings, noun, samples, harmful, maps, card, tuple(files))
     files[REPORT] = _html(content)
     with run.stage("report", {}, results=list(files)) as stage:
         for name, text in files.items():
@@ -117,12 +119,12 @@ class _Content:
     samples: Sequence[SampleRow]
     harmful: Sequence[SampleRow]
     maps: Sequence[HeatMap]
+    card: StabilityCard | None
     files: tuple[str, ...]
 
 
 def _html(of: _Content) -> str:
-    summary, noun = of.summary, of.noun
-    card = read_stability(of.run)
+    summary, noun, card = of.summary, of.noun, of.card
     return rendered(
         "report.html.jinja",
         summary=summary,
@@ -142,11 +144,11 @@ def _html(of: _Content) -> str:
         maps=of.maps,
         dose=dose_chart(summary) if summary.dose else "",
         tables=neuron_tables(of.run.result("find", TABLE), of.rankings),
-        definitions=judging.DEFINITIONS,
-        otherwise=judging.OTHERWISE,
+        judging=judging,
         trust=judging.trust_in(summary),
         stability=card,
-        parts_shown=list(parts_of(summary, noun, stability=card is not None)),
+        card_charts=stability,
+        parts_shown=list(parts_of(summary, noun, with_card=card is not None)),
         samples=answers.shown(of.samples),
         settings=[name for name in SETTINGS if name in summary.harmless],
         provenance=Provenance.of(of.run, summary.judge),
