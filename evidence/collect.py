@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from evidence.pairs import PAIRS
+from evidence.stages import PRIMARY
 from safety_neurons.report.curve import standalone_curve
 from safety_neurons.runs import RunFolder, StabilityCard, Summary, read_stability, read_summary
+from safety_neurons.runs.summary import CurvePoint
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, FOLDER = DOCS / "evidence.md", DOCS / "evidence"
@@ -72,6 +74,7 @@ def _tables(
     cards: dict[str, StabilityCard],
 ) -> Iterator[str]:
     what = {pair.name: pair.what for pair in PAIRS}
+    yield from _at_a_glance(summaries, parts)
     for name, summary in summaries.items():
         yield from (
             f"\n### `{name}`: {what[name]}\n",
@@ -89,6 +92,43 @@ def _tables(
         yield from _of_card(card)
 
 
+_GLANCE = (0.002, 0.005, 0.01)
+_ASKED = {"test": "`test`", "confirm": "`confirm`", "others": "other people's"}
+
+
+def _at_a_glance(
+    summaries: dict[str, Summary], parts: dict[str, dict[str, Summary]]
+) -> Iterator[str]:
+    """One row a pair and prompt set, of the default ranking."""
+    yield "\n### At a glance: `path-attribution`\n"
+    yield (
+        "| pair | prompts | "
+        + " | ".join(f"{share:.1%}" for share in _GLANCE)
+        + " | highest random at 0.5% | N90 | necessity | harmless refused (aligned) |"
+    )
+    yield "| --- |" + " --- |" * (len(_GLANCE) + 5)
+    for prompts, of in (("test", summaries), *parts.items()):
+        for name, summary in of.items():
+            curve = {point.share: point for point in summary.curve_of(PRIMARY, "test")}
+            beside = curve.get(_GLANCE[1])
+            cells = [
+                f"`{name}`",
+                f"{_ASKED[prompts]}, {curve[1.0].n}",
+                *(_effect(curve.get(share)) for share in _GLANCE),
+                _number(beside.control_max if beside else None),
+                f"{_share(summary.n90[PRIMARY])}{_within(summary, PRIMARY)}",
+                _effect(summary.necessity),
+                f"{_number(summary.harmless['patched'].refusal_rate.value)} "
+                f"({_number(summary.aligned.over_refusal_rate)})",
+            ]
+            yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
+def _effect(point: CurvePoint | None) -> str:
+    return "–" if point is None else f"{_number(point.causal_effect)} ({_bounds(point)})"
+
+
 def _of_pair(summary: Summary) -> Iterator[str]:
     claim = summary.chosen
     yield (
@@ -101,21 +141,30 @@ def _of_pair(summary: Summary) -> Iterator[str]:
         + f". Prompts needed to tell 0.9 from 0.8: {summary.needed or '–'}.\n"
     )
     shares = sorted({point.share for point in summary.on("test")})
-    yield "| share | " + " | ".join(summary.rankings) + " | random sets, mean (highest) |"
-    yield "| --- |" + " --- |" * (len(summary.rankings) + 1)
+    refused = {point.share: point.refusal_rate.value for point in summary.harmless_curve}
+    yield (
+        "| share | "
+        + " | ".join(summary.rankings)
+        + " | random sets, mean (highest) | harmless prompts refused |"
+    )
+    yield "| --- |" + " --- |" * (len(summary.rankings) + 2)
     for share in shares:
         cells, random = [], "–"
         for place, ranking in enumerate(summary.rankings):
             point = next(p for p in summary.curve_of(ranking, "test") if p.share == share)
-            cells.append(f"{_number(point.causal_effect)} ({_bounds(point)})")
+            cells.append(_effect(point))
             if place == 0 and point.control_mean is not None:
                 random = f"{point.control_mean:.2f} ({_number(point.control_max)})"
-        yield f"| {share:.1%} | " + " | ".join(cells) + f" | {random} |"
+        yield (
+            f"| {share:.1%} | "
+            + " | ".join(cells)
+            + f" | {random} | {_number(refused.get(share))} |"
+        )
     yield ""
     if summary.necessity:
         yield (
-            f"Necessity of the chosen set: {_number(summary.necessity.causal_effect)} "
-            f"({_bounds(summary.necessity)}), random {_number(summary.necessity.control_mean)}. "
+            f"Necessity of the chosen set: {_effect(summary.necessity)}, random "
+            f"{_number(summary.necessity.control_mean)}. "
             + "Harmless prompts refused: "
             + ", ".join(
                 f"{setting} {_number(of.refusal_rate.value)} (perplexity {_number(of.perplexity)})"

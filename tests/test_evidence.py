@@ -46,6 +46,10 @@ def test_a_piece_that_takes_too_long_is_stopped_and_may_go_on(tmp_path, monkeypa
     run._piece(Stage("slow", (), lambda: False), tmp_path)
 
 
+def summary_n(content: dict) -> int:
+    return next(row["n"] for row in content["pairs"]["lora"]["curve"] if row["split"] == "test")
+
+
 def test_what_stands_is_collected(whole_run, tmp_path, monkeypatch):
     out, docs = tmp_path / "runs", tmp_path / "docs"
     out.mkdir()
@@ -66,6 +70,10 @@ def test_what_stands_is_collected(whole_run, tmp_path, monkeypatch):
     assert text.endswith("After.\n")
     assert "old" not in text
     assert "| 5.0% |" in text
+    glance = text[text.index("At a glance") : text.index("### `lora`")]
+    rows = [line.split(" | ")[1] for line in glance.splitlines() if line.startswith("| `lora`")]
+    n = summary_n(content)
+    assert rows == [f"`test`, {n}", f"`confirm`, {n}"]
     assert (docs / "evidence/lora.svg").read_text().startswith("<svg")
 
 
