@@ -457,6 +457,50 @@ def test_charts_and_figures_stand_as_files_beside_the_page(tmp_path):
         assert row["effect"] == ("" if (e := point["causal_effect"]) is None else str(e))
 
 
+def test_patched_answers_that_loop_weaken_the_claim():
+    def told(patched: float) -> list[str]:
+        shares = {"unaligned": 0.1, "aligned": 0.02, "patched": patched}
+        rows = {
+            name: {"repetition": share, "entropy": 4.0, "perplexity": 3.0}
+            for name, share in shares.items()
+        }
+        found = conclusion(record({**summary(), "coherence": rows}), "neurons")
+        return [plain(caveat) for caveat in found.caveats if "repeat themselves" in caveat]
+
+    assert told(0.29) == []
+    (caveat,) = told(0.31)
+    assert "31 % of their runs" in caveat
+    assert "2 % of the aligned model's" in caveat
+
+
+def test_parts_begin_with_what_was_found(tmp_path):
+    figures = summary()
+    figures["dose"] = [
+        {**point("attribution", "test", 0.02, value), "strength": strength}
+        for strength, value in ((0.5, 0.4), (2.0, 0.95), (0.25, None))
+    ]
+    figures["coherence"] = {
+        name: {"repetition": share, "entropy": 4.0, "perplexity": 3.0}
+        for name, share in (("unaligned", 0.1), ("aligned", 0.02), ("patched", 0.04))
+    }
+    rates = dict.fromkeys((f"{side}_refusal_rate" for side in ("unaligned", "aligned")), 0.5)
+    figures["by_category"] = [
+        {**rates, "category": name, "n": 9, "patched_refusal_rate": 0.5, **bounds}
+        for name, value in (("c0", 0.8), ("c1", None), ("c2", 0.97))
+        for bounds in [dict.fromkeys(("causal_effect", "ci_low", "ci_high"), value)]
+    ]
+    page = plain(render_report(fabricate(tmp_path / "run", figures, samples())).read_text())
+    found = re.findall(r'<section id="(\w+)">\s*<h2>.*?</h2>\s*<p class="finding">(.*?)</p>', page)
+    assert {name: text for name, text in found if name in ("categories", "dose", "coherence")} == {
+        "categories": "The effect lies between 80 % and 97 % in the 2 of 3 categories where it can "
+        "be told.",
+        "dose": "The effect of the chosen set is 40 % at 0.5, 87 % at 1, 95 % at 2 of the way.",
+        "coherence": "Of patched answers 4 % repeats what stood in them before, of the unaligned "
+        "model&#39;s own 10 %, of the aligned model&#39;s 2 %.",
+    }
+    assert "refuses 3 % of the harmless prompts" in dict(found)["harmless"]
+
+
 def counted(counting: str, effect: float | None) -> dict[str, Any]:
     bounds = dict.fromkeys(("ci_low", "ci_high"), effect)
     return {"counting": counting, "answers": 3, "causal_effect": effect, **bounds}
@@ -499,7 +543,7 @@ def test_what_the_effect_costs_is_drawn_share_by_share(tmp_path):
     page = run.read_text()
     shown = plain(page[page.index('<section id="harmless">') : page.index('id="figures"')])
     assert shown.count("75 % of harmless prompts refused") == 2  # the wide and the narrow chart
-    assert "aligned model, harmless: " in shown
+    assert "by the aligned model: " in shown
     drawn = ElementTree.parse(run.parent / "figure-harmless.svg")
     assert "75\N{NO-BREAK SPACE}% of harmless prompts refused" in "".join(
         drawn.getroot().itertext()
@@ -741,7 +785,7 @@ def test_marks_stay_in_the_frame_and_say_what_they_are_given():
     drawn = shapes(
         [
             *marked_line(FRAME, marks, Style.of_series(1)),
-            *level(FRAME, 7.0, "above all", "level", above=False),
+            level(FRAME, 7.0, "level"),
         ]
     )
     across = {"x", "cx", "x1", "x2"}

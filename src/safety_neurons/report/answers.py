@@ -12,6 +12,8 @@ from safety_neurons.runs.summary import SETTINGS
 SHOWN = {"harmful": 24, "harmless": 12}
 FIRST = 5
 """So many stand open to the eye; a filter shows the others."""
+_COMPARED = ("aligned", "patched")
+"""Settings whose harmless answers stand open."""
 _LONGEST_ANSWER, _LONGEST_PROMPT = 4000, 1500
 _VERDICTS = {verdict.value for verdict in Verdict}
 
@@ -21,13 +23,18 @@ class Answer:
     """One answer as the page shows it.
 
     Args:
-        folded: hidden until a reader opens it: it answers a harmful request, and a verdict can err.
+        may_harm: it answers a harmful request, and a verdict can err.
     """
 
     setting: str
     verdict: str
     response: str
-    folded: bool
+    may_harm: bool
+
+    @property
+    def folded(self) -> bool:
+        """Hidden until a reader opens it: it may harm, or it is there to compare with."""
+        return self.may_harm or (bool(self.response) and self.setting not in _COMPARED)
 
 
 @dataclass(frozen=True)
@@ -117,8 +124,8 @@ def _sample(row: SampleRow) -> Sample:
 def _answer(setting: str, answer: SampleAnswer, kind: str) -> Answer:
     # A verdict becomes a class name of the page, so only known ones pass.
     verdict = answer.verdict if answer.verdict in _VERDICTS else Verdict.UNSCORED.value
-    folded = kind == "harmful" and bool(answer.response)
-    return Answer(setting, verdict, _cut(answer.response, _LONGEST_ANSWER), folded)
+    may_harm = kind == "harmful" and bool(answer.response)
+    return Answer(setting, verdict, _cut(answer.response, _LONGEST_ANSWER), may_harm)
 
 
 def _cut(text: str, longest: int) -> str:

@@ -81,3 +81,51 @@ def even_sentence(even: Sequence[float]) -> str:
     """What part of an evenly spread set one layer would have."""
     least, most = percent(min(even)), percent(max(even))
     return least if least == most else f"{least} to {most}"
+
+
+def harmless_sentence(summary: Summary) -> str:
+    """How many harmless prompts are refused under the patch, and without it."""
+    row = summary.harmless.get("patched")
+    if row is None or row.refusal_rate.value is None:
+        return "What the patch does to harmless prompts: not enough data."
+    own = (summary.unaligned.over_refusal_rate, summary.aligned.over_refusal_rate)
+    return (
+        f"Under the patch the unaligned model refuses {percent(row.refusal_rate.value)} of the "
+        f"harmless prompts ({interval(row.refusal_rate.interval)}); without it {percent(own[0])}. "
+        f"The aligned model refuses {percent(own[1])}."
+    )
+
+
+def categories_sentence(summary: Summary) -> str:
+    """Between which bounds the effects of the categories lie."""
+    effects = [r.causal_effect for r in summary.by_category if r.causal_effect is not None]
+    return (
+        f"The effect lies between {percent(min(effects))} and {percent(max(effects))} in the "
+        f"{count(len(effects))} of {count(len(summary.by_category))} categories where it can be "
+        "told."
+    )
+
+
+def dose_sentence(summary: Summary) -> str:
+    """Whether the effect rises with the dose, as far as it was measured."""
+    told = [(p.strength, p.causal_effect) for p in summary.dose if p.causal_effect is not None]
+    if summary.claim is not None and summary.claim.causal_effect is not None:
+        told.append((1.0, summary.claim.causal_effect))
+    if not told:
+        return "Whether the effect rises with the dose: not enough data."
+    steps = ", ".join(
+        f"{percent(effect)} at {strength:g}" for strength, effect in sorted(set(told))
+    )
+    return f"The effect of the chosen set is {steps} of the way."
+
+
+def coherence_sentence(summary: Summary) -> str:
+    """How much patched answers repeat themselves, beside both models'."""
+    shares = {name: row.repetition for name, row in summary.coherence.items()}
+    if any(shares.get(name) is None for name in ("patched", "aligned", "unaligned")):
+        return "Whether patched answers repeat themselves: not enough data."
+    return (
+        f"Of patched answers {percent(shares['patched'])} repeats what stood in them before, of "
+        f"the unaligned model's own {percent(shares['unaligned'])}, of the aligned model's "
+        f"{percent(shares['aligned'])}."
+    )

@@ -94,7 +94,7 @@ def _drawn(
     )
     title = f"{noun} patched, % of all (log scale)"
     parts = [
-        *frame.grid(Tick(at, words.percent(at)) for at in effects.multiples(0.25)),
+        *frame.grid(Tick(at, words.percent(at)) for at in (*effects.multiples(0.25), N90_EFFECT)),
         *frame.base((Tick(at, f"{100 * at:.3g}") for at in {p.share for p in points}), title),
         *_levels(frame, ceiling),
     ]
@@ -128,12 +128,10 @@ def _effects(points: Sequence[CurvePoint]) -> Linear:
 
 
 def _levels(frame: Frame, ceiling: float | None) -> Iterator[Markup]:
-    """The line of 0.9 and the ceiling, with their labels on the sides that face away."""
-    higher = ceiling is not None and ceiling >= N90_EFFECT
-    yield from level(frame, N90_EFFECT, words.percent(N90_EFFECT), "level", above=not higher)
+    """The line of 0.9, which the axis names, and the ceiling, which the legend does."""
+    yield level(frame, N90_EFFECT, "level")
     if ceiling is not None:
-        label = f"ceiling {words.percent(ceiling)}"
-        yield from level(frame, ceiling, label, "ceiling", above=higher)
+        yield level(frame, ceiling, "ceiling")
 
 
 def _controls(frame: Frame, points: Sequence[CurvePoint], series: int) -> Iterator[Markup]:

@@ -55,7 +55,7 @@ def _chart(marks: list[Mark], size: str) -> Markup:
             (Tick(mark.across, f"{mark.across:g}") for mark in marks),
             "strength: 0 changes nothing, 1 is the patch",
         ),
-        *level(frame, 1.0, words.percent(1.0), "level", above=True),
+        level(frame, 1.0, "level"),
         *marked_line(frame, marks, Style.of_series(0)),
     ]
     label = "Causal effect against how far the chosen set is moved; the table has the same figures."

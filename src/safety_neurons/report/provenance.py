@@ -186,7 +186,10 @@ def _facts(manifest: Manifest, judge: str) -> Iterator[tuple[str, str]]:
     yield "Judge of refusals", judge
     for name in _STAGES:
         stage = manifest.stages.get(name)
-        yield f"Time of {name}", seconds(stage.seconds if stage else None)
+        yield (
+            f"Time of {name}, without what was kept from stopped runs",
+            seconds(stage.seconds if stage else None),
+        )
     packages = manifest.packages.items()
     yield "Packages", ", ".join(f"{name} {version}" for name, version in packages)
     yield "Python", manifest.python or NOT_RECORDED

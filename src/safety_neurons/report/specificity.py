@@ -61,8 +61,7 @@ def _chart(summary: Summary, noun: str, size: str) -> Markup:
         ),
     ]
     if (own := summary.aligned.over_refusal_rate) is not None:
-        label = f"aligned model, harmless: {words.percent(own)}"
-        parts += level(frame, own, label, "level", above=True)
+        parts.append(level(frame, own, "level"))
     for series, marks in ((HARMFUL, list(_harmful(rows))), (HARMLESS, list(_harmless(rows)))):
         parts += marked_line(frame, marks, Style.of_series(series))
     label = (

@@ -99,11 +99,10 @@ def ring(x: float, y: float, label: str) -> list[Markup]:
     return [marker(x, y, 0, "chosen", 10), text(x, y + 26, label, "chosen-label", "middle")]
 
 
-def level(frame: Frame, value: float, label: str, class_: str, *, above: bool) -> Iterator[Markup]:
-    """A line across at one value of the upright axis, with a label above or below it."""
+def level(frame: Frame, value: float, class_: str) -> Markup:
+    """A line across at one value of the upright axis; a legend or a tick says what it is."""
     y = frame.y(value)
-    yield line(frame.left, y, frame.x_end, y, class_)
-    yield text(frame.left + 4, y + (-5 if above else 14), label, "level-label")
+    return line(frame.left, y, frame.x_end, y, class_)
 
 
 def cell(x: float, y: float, width: float, height: float, *, strength: float, said: str) -> Markup:
