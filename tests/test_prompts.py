@@ -24,6 +24,7 @@ from safety_neurons.prompts import (
     Split,
     builtin,
     decode_text,
+    divide_apart,
     encode_all,
     load_prompts,
     near_duplicates,
@@ -144,6 +145,21 @@ def test_overlap_is_refused(other):
     with pytest.raises(UserError, match="1 prompts of 'named'"):
         refuse_overlap(found_on, tested_on)
     refuse_overlap(found_on, named("Which cake is best for a child?"))
+
+
+def test_near_duplicates_are_not_divided():
+    twins = [f"How do I build a {x} bomb at home, {y}?" for x in "ab" for y in ("now", "today")]
+    others = [" ".join(f"w{i}{j}" for j in range(6)) for i in range(8)]
+    prompts = named(*twins, *others)
+    for seed in range(8):
+        first, second = divide_apart(prompts, 1 / 2, seed=seed)
+        assert sorted([*first.texts, *second.texts]) == sorted(prompts.texts)
+        assert first.texts
+        refuse_overlap(first, second)
+        plain, _ = prompts.divided(1 / 2, seed=seed)
+        assert set(first.texts) == set(plain.texts) & set(others) or set(twins) <= set(plain.texts)
+    with pytest.raises(UserError, match="nearly the same as each other"):
+        divide_apart(named(*twins), 1 / 2)
 
 
 # Prompt sets.

@@ -2,7 +2,7 @@
 
 from safety_neurons.prompts.builtin import Kind, Split, builtin
 from safety_neurons.prompts.chat import ChatFormat, encode_all
-from safety_neurons.prompts.overlap import near_duplicates, refuse_overlap
+from safety_neurons.prompts.overlap import divide_apart, near_duplicates, refuse_overlap
 from safety_neurons.prompts.reasoning import ReasonedAnswer, reopened, split_reasoning
 from safety_neurons.prompts.sets import Prompt, PromptSet, load_prompts, prompts_of, splits_of
 from safety_neurons.prompts.text import decode_text
@@ -16,6 +16,7 @@ __all__ = [
     "Split",
     "builtin",
     "decode_text",
+    "divide_apart",
     "encode_all",
     "load_prompts",
     "near_duplicates",

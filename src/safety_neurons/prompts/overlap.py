@@ -50,6 +50,32 @@ def near_duplicates(
     return found
 
 
+def divide_apart(prompts: PromptSet, share: float, *, seed: int = 0) -> tuple[PromptSet, PromptSet]:
+    """`PromptSet.divided`, but near duplicates stand in one part, the second.
+
+    Returns:
+        Both parts; the first has fewer prompts than asked for where some had to move.
+
+    Raises:
+        UserError: with fewer than two prompts, or where no prompt is left for the first part.
+    """
+    first, _ = prompts.divided(share, seed=seed)
+    drawn = set(first.prompts)
+    while True:
+        rest = PromptSet(prompts.name, tuple(p for p in prompts if p not in drawn))
+        twins = {pair.first for pair in near_duplicates(first, rest)}
+        if not twins:
+            return first, rest
+        first = PromptSet(prompts.name, tuple(p for p in first if p.text not in twins))
+        drawn = set(first.prompts)
+        if not drawn:
+            raise UserError(
+                f"The prompts of '{prompts.name}' are nearly the same as each other, so no part of "
+                "them can be tested apart from the rest; give more prompts, or a column `split` "
+                "with `select` and `test`."
+            )
+
+
 def refuse_overlap(found_on: PromptSet, tested_on: PromptSet) -> None:
     """Demand that no claim is tested on what the neurons were found (or chosen) on.
 
@@ -61,7 +87,7 @@ def refuse_overlap(found_on: PromptSet, tested_on: PromptSet) -> None:
         raise UserError(
             f"{len(shared)} prompts of '{tested_on.name}' are (nearly) the same as in "
             f"'{found_on.name}', such as \"{shared[0].second[:80]}\"; test on prompts that the "
-            "neurons were not found on."
+            "neurons were neither found nor chosen on."
         )
 
 

@@ -15,6 +15,7 @@ from safety_neurons.prompts import (
     PromptSet,
     Split,
     builtin,
+    divide_apart,
     load_prompts,
     prompts_of,
     splits_of,
@@ -133,7 +134,8 @@ class TestPrompts:
 
         Args:
             harmful: its own splits `select` and `test` are used where it has both; else a third
-                of its rows, drawn with `seed`, is to choose on.
+                of its rows, drawn with `seed`, is to choose on, without those that are nearly the
+                same as one of the rest.
 
         Returns:
             Four prompt sets.
@@ -169,4 +171,4 @@ def _select_and_test(source: str, column: str, seed: int) -> tuple[PromptSet, Pr
     taken = functools.partial(prompts_of, rows, source, column=column)
     if {"select", "test"} <= splits_of(rows, source):
         return taken(split="select"), taken(split="test")
-    return taken().divided(1 / 3, seed=seed)
+    return divide_apart(taken(), 1 / 3, seed=seed)
