@@ -96,6 +96,13 @@ def test_harmless_prompts_are_asked_at_every_share(summary, whole_run):
     assert chosen["refusal_rate"] == whole["harmless"]["patched"]["refusal_rate"]
 
 
+def test_borderline_prompts_are_asked_under_the_patch(whole_run):
+    whole = json.loads((whole_run / "summary.json").read_text())
+    assert set(whole["borderline"]) == set(whole["harmless"]) >= {"unaligned", "patched"}
+    for side in ("unaligned", "aligned"):
+        assert whole["borderline"][side] == whole[side]["details"]["borderline_refusal_rate"]
+
+
 def test_harmless_refusals_at_a_share_are_those_of_its_patch(zoo, tmp_path):
     """Answered once more, and by a judge whose verdicts say something of random models."""
     pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))

@@ -9,7 +9,7 @@ import torch
 
 from safety_neurons.engine import Side
 from safety_neurons.inference import ALIGNED, UNALIGNED, Decoding
-from safety_neurons.inference.perplexity import perplexities
+from safety_neurons.inference.perplexity import perplexities, surprisals
 from safety_neurons.units import UnitSet
 from tests.tiny import logits_of, neurons_of, overwritten_logits, patched, prompts
 
@@ -60,6 +60,23 @@ def test_all_settings_equal_plain_passes(zoo, separate, recipient):
         found = perplexities(pair, ASKED, ANSWERS, settings, Decoding(batch_size=size))
         assert found == pytest.approx(expected, rel=1e-9)
     assert len(set(expected.values())) == 3
+
+
+def test_surprisals_are_of_each_prompt_in_turn(zoo):
+    pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
+    model = zoo.model(zoo.source("llama", "ia3"))
+    asked, answers = ASKED * 2, ANSWERS * 2
+    found = surprisals(pair, asked, answers, {"aligned": ALIGNED}, Decoding(batch_size=3))
+    assert found.tokens == [len(answer) for answer in answers]
+    for i, (prompt, answer) in enumerate(zip(ASKED, ANSWERS, strict=True)):
+        rows = logits_of(model, [*prompt, *answer[:-1]])[-len(answer) :].log_softmax(dim=-1)
+        nats = -sum(float(row[token]) for row, token in zip(rows, answer, strict=True))
+        assert found.nats["aligned"][i] == pytest.approx(nats, rel=1e-9)
+    bounds = found.interval("aligned")
+    assert bounds is not None
+    assert bounds.low < found.perplexity("aligned") < bounds.high
+    few = surprisals(pair, ASKED, ANSWERS, {"aligned": ALIGNED}, Decoding())
+    assert few.interval("aligned") is None  # five prompts tell no interval
 
 
 def test_patches_of_both_sides_do_not_go_together(zoo):

@@ -530,6 +530,18 @@ def test_whether_the_effect_rests_on_the_counting_is_said_first(checks, said, tm
     )
 
 
+def test_borderline_prompts_and_perplexities_have_intervals(tmp_path):
+    figures = summary()
+    bounds = {"low": 2.5, "high": 3.75}
+    figures["harmless"]["patched"] = {**figures["harmless"]["patched"], "perplexity_bounds": bounds}
+    figures["borderline"] = {"unaligned": detail(1, 32), "patched": detail(8, 32)}
+    page = plain(render_report(fabricate(tmp_path / "run", figures, samples())).read_text())
+    part = page[page.index('<section id="harmless">') : page.index('<section id="figures">')]
+    assert "2.50 to 3.75" in part
+    rows = re.findall(r"<tr>.*?</tr>", part[part.index("Borderline refused") :])
+    assert [re.findall(r"(\d+ %)<", row) for row in rows] == [["3 %", "16 %"], ["25 %", "42 %"]]
+
+
 def test_what_the_effect_costs_is_drawn_share_by_share(tmp_path):
     figures = summary()
     run = render_report(fabricate(tmp_path / "without", figures, samples()))

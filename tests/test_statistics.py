@@ -9,6 +9,7 @@ from safety_neurons.statistics import (
     MIN_GAP,
     MIN_ROWS,
     Effect,
+    exp_of_ratio,
     mean_or_none,
     rate,
     ratio_of_means,
@@ -117,6 +118,17 @@ def test_interval_of_a_plain_mean_is_the_normal_one():
     half = 1.959963984540054 * top.std() / np.sqrt(400)
     assert found.interval.low == pytest.approx(top.mean() - half, abs=0.06 * half)
     assert found.interval.high == pytest.approx(top.mean() + half, abs=0.06 * half)
+
+
+def test_interval_of_a_perplexity_is_that_of_its_logarithm():
+    """Over completions of one length it is the exp of a plain mean's."""
+    nats = np.random.default_rng(5).random(400) * 40
+    found = exp_of_ratio(nats, np.full(400, 20.0))
+    half = 1.959963984540054 * (nats / 20).std() / np.sqrt(400)
+    assert np.log(found.low) == pytest.approx((nats / 20).mean() - half, abs=0.06 * half)
+    assert np.log(found.high) == pytest.approx((nats / 20).mean() + half, abs=0.06 * half)
+    assert exp_of_ratio(nats[: MIN_ROWS - 1], np.ones(MIN_ROWS - 1)) is None
+    assert exp_of_ratio(nats * 100, np.ones(400)) is None  # too large for a number
 
 
 def test_interval_narrows_with_more_prompts():

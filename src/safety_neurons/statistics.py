@@ -7,6 +7,7 @@ prompts; a ratio resamples the prompts of numerator and denominator together.
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,26 @@ def ratio_of_means(
     usable = bottoms > 0
     interval = percentiles(tops[usable] / bottoms[usable]) if usable.mean() >= 0.99 else None
     return Effect(float(top.mean() / bottom.mean()), n, interval)
+
+
+def exp_of_ratio(
+    numerators: Sequence[float], denominators: Sequence[float], *, seed: int = 0
+) -> Interval | None:
+    """The interval of exp(sum(numerators) ÷ sum(denominators)), such as a perplexity's.
+
+    Returns:
+        Its bounds by the bootstrap over rows; None with fewer than MIN_ROWS rows, or where they are
+        too large for a number.
+    """
+    top = np.asarray(numerators, dtype=np.float64)
+    bottom = np.asarray(denominators, dtype=np.float64)
+    if len(top) < MIN_ROWS:
+        return None
+    rows = np.random.default_rng(seed).integers(0, len(top), size=(RESAMPLES, len(top)))
+    bounds = percentiles(top[rows].sum(axis=1) / bottom[rows].sum(axis=1))
+    if bounds.high > math.log(sys.float_info.max):
+        return None
+    return Interval(math.exp(bounds.low), math.exp(bounds.high))
 
 
 def percentiles(values: NDArray[np.float64]) -> Interval:

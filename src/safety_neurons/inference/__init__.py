@@ -10,7 +10,7 @@ from safety_neurons.inference.decoding import (
 )
 from safety_neurons.inference.forcing import ForcedBatch
 from safety_neurons.inference.likelihood import log_likelihoods
-from safety_neurons.inference.perplexity import perplexities
+from safety_neurons.inference.perplexity import Surprisals, perplexities, surprisals
 from safety_neurons.inference.settings import ALIGNED, UNALIGNED, Setting
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Decoding",
     "ForcedBatch",
     "Setting",
+    "Surprisals",
     "answer",
     "decode",
     "encode_prompts",
@@ -29,5 +30,6 @@ __all__ = [
     "perplexities",
     "right_padded",
     "shared_beginning",
+    "surprisals",
     "texts_of",
 ]

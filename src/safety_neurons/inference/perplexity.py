@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,9 +17,37 @@ from safety_neurons.inference.forcing import ForcedBatch
 from safety_neurons.inference.settings import Setting
 from safety_neurons.interventions import require_units
 from safety_neurons.progress import Progress, Silent
+from safety_neurons.statistics import Interval, exp_of_ratio
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Surprisals:
+    """What given answers cost under each setting.
+
+    Args:
+        nats: by setting, of each prompt's completion.
+        tokens: of each prompt's completion.
+    """
+
+    nats: Mapping[str, Sequence[float]]
+    tokens: Sequence[int]
+
+    def perplexity(self, setting: str) -> float:
+        """exp of the mean negative log-likelihood per completion token.
+
+        Returns:
+            The perplexity of all completions together.
+
+        Raises:
+            UserError: if it is too large a number.
+        """
+        return _perplexity(sum(self.nats[setting]) / sum(self.tokens), setting)
+
+    def interval(self, setting: str, *, seed: int = 0) -> Interval | None:
+        """Of the perplexity, by the bootstrap over prompts; None with fewer than MIN_ROWS."""
+        return exp_of_ratio(self.nats[setting], self.tokens, seed=seed)
+
+
 def perplexities(
     group: ModelGroup,
     prompts: Sequence[Sequence[int]],
@@ -29,7 +58,32 @@ def perplexities(
     progress: Progress | None = None,
     label: str = "Perplexity",
 ) -> dict[str, float]:
-    """Under each setting, exp of the mean negative log-likelihood per completion token.
+    """Under each setting, the perplexity of `surprisals`; it raises what that does.
+
+    Returns:
+        Perplexities by the settings' names.
+
+    Raises:
+        UserError: if completions are too unlikely for a perplexity.
+    """
+    found = surprisals(
+        group, prompts, completions, settings, decoding, progress=progress, label=label
+    )
+    return {name: found.perplexity(name) for name in settings}
+
+
+@torch.no_grad()
+def surprisals(
+    group: ModelGroup,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    settings: Mapping[str, Setting],
+    decoding: Decoding,
+    *,
+    progress: Progress | None = None,
+    label: str = "Perplexity",
+) -> Surprisals:
+    """Under each setting, the negative log-likelihood of each completion.
 
     All settings of a prompt go through one pass: the donor is read once, and its rows also serve
     the setting in which the donor itself answers, without interventions.
@@ -40,11 +94,11 @@ def perplexities(
             all settings that have any must have the same recipient.
 
     Returns:
-        Perplexities by the settings' names.
+        Sums by the settings' names, in the order of `prompts`.
 
     Raises:
-        UserError: if a model finds a completion's likelihood to be no finite number, or all of
-            them too unlikely for a perplexity; or if an intervention is at other models' units.
+        UserError: if a model finds a completion's likelihood to be no finite number; or if an
+            intervention is at other models' units.
         ValueError: if settings with interventions have different recipients.
     """
     recipient = max(settings.values(), key=lambda s: len(s.interventions)).recipient
@@ -54,15 +108,15 @@ def perplexities(
         raise ValueError("Settings with interventions on both sides need calls of their own.")
     for setting in own.values():
         require_units(setting.interventions, group)
-    total, tokens = dict.fromkeys(settings, 0.0), 0
+    nats = {name: [0.0] * len(prompts) for name in settings}
     # Logits are kept at every completion position, so batches are half as large.
     batches = decoding.batches(prompts, settings=2 * (len(own) + 1))
     for rows in (progress or Silent()).track(batches, label):
         batch = ForcedBatch.of([prompts[i] for i in rows], [completions[i] for i in rows], group)
-        for name, nats in _nats(group, batch, own, others).items():
-            total[name] += nats
-        tokens += int(batch.scored.sum())
-    return {name: _perplexity(nats / tokens, name) for name, nats in total.items()}
+        for name, of_rows in _nats(group, batch, own, others).items():
+            for i, value in zip(rows, of_rows, strict=True):
+                nats[name][i] = value
+    return Surprisals(nats, [len(completion) for completion in completions])
 
 
 def _perplexity(nats: float, name: str) -> float:
@@ -80,8 +134,8 @@ def _nats(
     batch: ForcedBatch,
     own: Mapping[str, Setting],
     others: Mapping[str, Setting],
-) -> dict[str, float]:
-    """Of one batch under each setting, the negative log-likelihood of all completion tokens.
+) -> dict[str, list[float]]:
+    """Of one batch under each setting, each completion's negative log-likelihood.
 
     Args:
         own: settings in which the recipient of the interventions answers.
@@ -98,9 +152,12 @@ def _nats(
     recipient = next(iter(own.values())).recipient
     of_setting = dict(zip(own, logits[recipient].split(len(batch)), strict=True))
     of_setting |= {name: logits[setting.recipient] for name, setting in others.items()}
-    nats = {n: -float(batch.log_likelihoods(x).double().sum()) for n, x in of_setting.items()}
-    for name, value in nats.items():
-        if not math.isfinite(value):
+    nats = {
+        name: (-batch.log_likelihoods(of).double().sum(dim=1)).tolist()
+        for name, of in of_setting.items()
+    }
+    for name, values in nats.items():
+        if not all(map(math.isfinite, values)):
             raise UserError(
                 f"Under the setting '{name}' the likelihood of a given answer is not a finite "
                 "number; try another --dtype (some architectures need float32)."

@@ -132,6 +132,13 @@ class ShareInterval(Record):
     high: float | None
 
 
+class Bounds(Record):
+    """95 % bootstrap bounds over prompts of a figure that is no rate."""
+
+    low: float
+    high: float
+
+
 class Chosen(Record):
     """The set that was chosen on the select split."""
 
@@ -190,10 +197,12 @@ class Harmless(Record):
 
     Args:
         perplexity: of the unaligned model's own answers.
+        perplexity_bounds: None with too few prompts, and in runs made before they were measured.
     """
 
     refusal_rate: RateRecord
     perplexity: float | None
+    perplexity_bounds: Bounds | None = None
 
 
 class HarmlessPoint(Record):
@@ -355,6 +364,8 @@ class Summary(Record):
         dose: of the chosen set, by how far it was moved to the donor's values; may be empty.
         by_category: of the chosen set; empty where prompts have no categories.
         harmless: by setting; `random` is missing where no such set exists.
+        borderline: rates of refusals of borderline prompts, by the same settings; empty in runs
+            made before they were measured.
         harmless_curve: at every tested share of the chosen ranking, the smallest first; empty in
             runs made before it was measured.
         coherence: by setting, of the answers to harmful test prompts.
@@ -379,6 +390,7 @@ class Summary(Record):
     dose: list[DosePoint] = Field(default_factory=list)
     by_category: list[CategoryEffect] = Field(default_factory=list)
     harmless: dict[str, Harmless]
+    borderline: dict[str, RateRecord] = Field(default_factory=dict)
     harmless_curve: list[HarmlessPoint] = Field(default_factory=list)
     coherence: dict[str, Coherence] = Field(default_factory=dict)
     judge: str

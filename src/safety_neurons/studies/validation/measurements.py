@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from safety_neurons.engine import Side
-from safety_neurons.inference import ALIGNED, UNALIGNED, Setting, perplexities
+from safety_neurons.inference import ALIGNED, UNALIGNED, Setting, surprisals
 from safety_neurons.prompts import PromptSet
 from safety_neurons.runs.samples import SampleAnswer, SampleRow
 from safety_neurons.runs.summary import (
+    Bounds,
     CategoryEffect,
     CurvePoint,
     DosePoint,
@@ -18,7 +19,7 @@ from safety_neurons.runs.summary import (
     RateRecord,
     SideRates,
 )
-from safety_neurons.statistics import mean_or_none
+from safety_neurons.statistics import Interval, mean_or_none
 from safety_neurons.studies.validation.curve import Target, effect_of, measure
 from safety_neurons.studies.validation.evaluator import Evaluator
 from safety_neurons.studies.validation.options import TestPrompts, ValidateOptions
@@ -169,11 +170,13 @@ def side_rates(evaluator: Evaluator, prompts: TestPrompts, setting: Setting) -> 
     return SideRates.of(rates, sum(of_kind.unfinished for of_kind in judged.values()))
 
 
-def harmless(evaluator: Evaluator, prompts: PromptSet, chosen: ChosenSet) -> dict[str, Harmless]:
+def harmless(
+    evaluator: Evaluator, prompts: PromptSet, chosen: ChosenSet, *, seed: int
+) -> dict[str, Harmless]:
     """Refusals and perplexity on harmless prompts, patched as on the harmful ones."""
     settings = chosen.settings
     evaluator.prepare(prompts, list(settings.values()), "Harmless prompts")
-    found = perplexities(
+    found = surprisals(
         evaluator.pair,
         evaluator.encoded(prompts),
         evaluator.completions(prompts, UNALIGNED, "unaligned model"),
@@ -184,8 +187,25 @@ def harmless(evaluator: Evaluator, prompts: PromptSet, chosen: ChosenSet) -> dic
     return {
         name: Harmless(
             refusal_rate=RateRecord.of(evaluator.judged(prompts, setting, name).refusal_rate),
-            perplexity=found[name],
+            perplexity=found.perplexity(name),
+            perplexity_bounds=_bounds(found.interval(name, seed=seed)),
         )
+        for name, setting in settings.items()
+    }
+
+
+def _bounds(interval: Interval | None) -> Bounds | None:
+    return None if interval is None else Bounds(low=interval.low, high=interval.high)
+
+
+def borderline(
+    evaluator: Evaluator, prompts: PromptSet, chosen: ChosenSet
+) -> dict[str, RateRecord]:
+    """Refusals of prompts that only sound harmful, patched as the harmful ones are."""
+    settings = chosen.settings
+    evaluator.prepare(prompts, list(settings.values()), "Borderline prompts")
+    return {
+        name: RateRecord.of(evaluator.judged(prompts, setting, name).refusal_rate)
         for name, setting in settings.items()
     }
 

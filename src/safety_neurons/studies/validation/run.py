@@ -137,7 +137,8 @@ def _measured(
         lengths=lengths.lengths(evaluator, prompts.test, chosen, options),
         dose=measured.dose(evaluator, prompts.test, chosen, options),
         by_category=list(measured.category_effects(evaluator, prompts.test, chosen, seed=seed)),
-        harmless=measured.harmless(evaluator, prompts.harmless, chosen),
+        harmless=measured.harmless(evaluator, prompts.harmless, chosen, seed=seed),
+        borderline=measured.borderline(evaluator, prompts.borderline, chosen),
         harmless_curve=measured.harmless_curve(
             evaluator, prompts.harmless, chosen, rankings, options
         ),
