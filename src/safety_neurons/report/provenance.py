@@ -16,6 +16,7 @@ from safety_neurons.report.words import (
     plural,
     seconds,
 )
+from safety_neurons.models import embedded
 from safety_neurons.runs import DAMAGED, Manifest, RunFolder
 from safety_neurons.runs.manifest import ModelRecord, PromptsRecord, UnitsRecord
 from safety_neurons.units import SiteKind
@@ -127,6 +128,10 @@ def _about(manifest: Manifest) -> Iterator[str]:
     for side, model in (manifest.models or {}).items():
         if model.location is not None and model.location.adapter is not None:
             yield f"The {side} model is {model.location.base} with the adapter {model.source}."
+    named = {source for model in (manifest.models or {}).values() if (source := model.source)}
+    for source, what in embedded.WHAT.items():
+        if source in named:
+            yield f"{source} is {what}."
     if manifest.units is not None:
         total, layers = count(manifest.units.total), plural(manifest.units.layers, "layer")
         yield f"Ranked were {total} {_noun(manifest.units)} in {layers}."
