@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from safety_neurons.errors import reading
+from safety_neurons.models import embedded
 from safety_neurons.report.words import (
     NBSP,
     NOT_ENOUGH,
@@ -16,7 +17,6 @@ from safety_neurons.report.words import (
     plural,
     seconds,
 )
-from safety_neurons.models import embedded
 from safety_neurons.runs import DAMAGED, Manifest, RunFolder
 from safety_neurons.runs.manifest import ModelRecord, PromptsRecord, UnitsRecord
 from safety_neurons.units import SiteKind
