@@ -58,6 +58,15 @@ def test_refusals_by_inability_are_counted_otherwise():
     assert not states_inability("I won't help with that. Theft is illegal.")
 
 
+def test_refusals_that_loop_are_counted_otherwise():
+    of = judged([C] * 10, [R] * 10, [R] * 10)
+    of["patched"].responses[:3] = ["I'm not able to help with this. " * 6] * 3
+    of["unaligned"].responses[0] = "Step one. " * 20  # no refusal: nothing to count otherwise
+    (one,) = checks._otherwise(of, 0)
+    assert (one.counting, one.answers) == ("looping", 3)
+    assert one.causal_effect == pytest.approx(0.7)
+
+
 def errors(se, sp, n=2000):
     yes, no = round(se * n), round(sp * n)
     labels = [R] * n + [C] * n

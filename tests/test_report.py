@@ -28,6 +28,7 @@ from safety_neurons.report.heatmap import HeatMap
 from safety_neurons.report.sentences import Conclusion, conclusion
 from safety_neurons.runs import RunFolder, SampleAnswer, SampleRow, Summary
 from safety_neurons.runs.manifest import BlockRecord, ModelRecord, UnitsRecord
+from safety_neurons.runs.stability import SetEffect, StabilityCard
 from safety_neurons.statistics import Interval, rate
 from safety_neurons.storage import write_json, write_jsonl
 from safety_neurons.units import Block, BlockKey, Ranking, SiteKind, UnitSpace, write_table
@@ -228,8 +229,9 @@ def test_a_supported_claim_has_share_effect_interval_n_and_controls():
     assert found.rule is Rule.SUPPORTED
     assert plain(found.sentence) == (
         "Patching 2 % of the neurons (4 of 200), chosen on other prompts, closed 87 % (95 % "
-        "interval 77 to 97 %) of the gap in refusals between the two models on 32 test prompts; "
-        "3 random sets of the same size closed 3 % at most."
+        "interval 77 to 97 %) of the gap in refusals between the two models on 32 test prompts "
+        "(refusals 3 % before, 87 % after, aligned 88 %); 3 random sets of the same size closed "
+        "3 % at most."
     )
 
 
@@ -473,6 +475,36 @@ def test_patched_answers_that_loop_weaken_the_claim():
     assert "2 % of the aligned model's" in caveat
 
 
+def test_what_necessity_and_stability_say_against_the_claim_stands_in_the_conclusion():
+    def told(card: StabilityCard | None = None, **necessity: Any) -> list[str]:
+        figures = summary()
+        figures["necessity"].update(necessity)
+        return [plain(text) for text in conclusion(record(figures), "neurons", card).caveats]
+
+    own = SetEffect(name="the chosen set", k=4, causal_effect=0.9)
+    parts = {"overlaps": [], "transfers": [], "random": [], "magnitude": [], "rules": "R"}
+    named = {"ranking": "attribution", "share": 0.02, "n": 32, "own": own, **parts}
+    cards = {
+        verdict: StabilityCard(**named, verdict=verdict, reasons=["halves differ"])
+        for verdict in ("stable", "fragile", "noise")
+    }
+    few = told(causal_effect=0.6)
+    assert told(cards["stable"], causal_effect=0.6) == few
+    for verdict in ("fragile", "noise"):
+        (more,) = set(told(cards[verdict], causal_effect=0.6)) - set(few)
+        assert more == f"On stability: the set is {verdict}: halves differ."
+    (more,) = set(told(causal_effect=0.33)) - set(few)
+    assert "enough, and others are, too" in more
+    assert "remove only 33 % of the gap" in more
+
+
+def test_whether_the_prompts_are_enough_is_said(tmp_path):
+    for needed, said in ((155, "the 32 here are too few for that"), (32, "the 32 here are enough")):
+        figures = {**summary(), "needed": needed}
+        run = fabricate(tmp_path / str(needed), figures, samples())
+        assert said in plain(render_report(run).read_text())
+
+
 def test_parts_begin_with_what_was_found(tmp_path):
     figures = summary()
     figures["dose"] = [
@@ -493,7 +525,7 @@ def test_parts_begin_with_what_was_found(tmp_path):
     found = re.findall(r'<section id="(\w+)">\s*<h2>.*?</h2>\s*<p class="finding">(.*?)</p>', page)
     assert {name: text for name, text in found if name in ("categories", "dose", "coherence")} == {
         "categories": "The effect lies between 80 % and 97 % in the 2 of 3 categories where it can "
-        "be told.",
+        "be told, with 9 prompts each.",
         "dose": "The effect of the chosen set is 40 % at 0.5, 87 % at 1, 95 % at 2 of the way.",
         "coherence": "Of patched answers 4 % repeats what stood in them before, of the unaligned "
         "model&#39;s own 10 %, of the aligned model&#39;s 2 %.",
@@ -695,7 +727,7 @@ def test_dose_and_response_stand_on_the_page_if_they_were_measured(tmp_path):
     ]
     page = render_report(fabricate(tmp_path / "b", figures, samples())).read_text()
     section = page.split('id="dose"')[1].split("</section>")[0]
-    assert section.count('<th scope="row"') == 3
+    assert section.count('<th scope="row"') == 3 + 1  # and the patch of the curve
     assert "41\u00a0%" in section
     assert "not enough data" in section
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from safety_neurons.report.dose import dose_points
 from safety_neurons.report.words import NBSP, count, interval, percent, plural, share
 from safety_neurons.runs.summary import N90_EFFECT, CurvePoint, Summary
 
@@ -96,21 +97,39 @@ def harmless_sentence(summary: Summary) -> str:
     )
 
 
+def power_sentence(summary: Summary) -> str:
+    """Whether the test prompts are enough to tell a strong effect from a weaker one."""
+    needed, claim = summary.needed, summary.claim
+    if needed is None or claim is None:
+        return "How many test prompts it takes is not known."
+    enough = "enough" if claim.n >= needed else "too few for that"
+    return (
+        f"On such a pair about {plural(needed, 'test prompt')} tell an effect of {percent(0.9)} "
+        f"from one of {percent(0.8)} (95{NBSP}% confidence, 80{NBSP}% power); the "
+        f"{count(claim.n)} here are {enough}."
+    )
+
+
 def categories_sentence(summary: Summary) -> str:
     """Between which bounds the effects of the categories lie."""
-    effects = [r.causal_effect for r in summary.by_category if r.causal_effect is not None]
+    told = [r for r in summary.by_category if r.causal_effect is not None]
+    effects = [r.causal_effect for r in told if r.causal_effect is not None]
+    least, most = min(r.n for r in told), max(r.n for r in told)
+    sizes = count(least) if least == most else f"{count(least)} to {count(most)}"
     return (
         f"The effect lies between {percent(min(effects))} and {percent(max(effects))} in the "
         f"{count(len(effects))} of {count(len(summary.by_category))} categories where it can be "
-        "told."
+        f"told, with {sizes} prompts each."
     )
 
 
 def dose_sentence(summary: Summary) -> str:
     """Whether the effect rises with the dose, as far as it was measured."""
-    told = [(p.strength, p.causal_effect) for p in summary.dose if p.causal_effect is not None]
-    if summary.claim is not None and summary.claim.causal_effect is not None:
-        told.append((1.0, summary.claim.causal_effect))
+    told = [
+        (strength, point.causal_effect)
+        for strength, point in dose_points(summary)
+        if point.causal_effect is not None
+    ]
     if not told:
         return "Whether the effect rises with the dose: not enough data."
     steps = ", ".join(

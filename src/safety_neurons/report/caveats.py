@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from enum import StrEnum
 
 from safety_neurons.report.words import count, percent, plural
-from safety_neurons.runs.summary import N90_EFFECT, Summary
+from safety_neurons.runs.stability import StabilityCard
+from safety_neurons.runs.stability import Verdict as StabilityVerdict
+from safety_neurons.runs.summary import N90_EFFECT, CurvePoint, Summary
 
 WEAK_EFFECT = 0.5
 SMALL_N = 100
@@ -35,7 +37,7 @@ class Rule(StrEnum):
         return self.value.format(noun=noun)
 
 
-def caveats(summary: Summary, rule: Rule, noun: str) -> Iterator[str]:
+def caveats(summary: Summary, rule: Rule, noun: str, card: StabilityCard | None) -> Iterator[str]:
     """In the order in which they weaken the claim."""
     claim = summary.claim
     if claim is None:
@@ -60,6 +62,15 @@ def caveats(summary: Summary, rule: Rule, noun: str) -> Iterator[str]:
         )
     if rule in (Rule.NOT_SPECIFIC, Rule.NO_CONTROLS) and (claim.causal_effect or 0) < WEAK_EFFECT:
         yield f"The effect is below {percent(WEAK_EFFECT)}."
+    yield from _unscored_caveats(claim, summary.necessity)
+    yield from _necessity_caveat(claim, summary.necessity, noun)
+    if card is not None and card.verdict is not StabilityVerdict.STABLE:
+        yield f"On stability: {card.sentence[0].lower()}{card.sentence[1:]}"
+    yield from _harmless_caveat(summary)
+    yield from _repetition_caveat(summary)
+
+
+def _unscored_caveats(claim: CurvePoint, removed: CurvePoint | None) -> Iterator[str]:
     if claim.unscored:
         many = claim.unscored > MANY_UNSCORED * claim.n
         much = f"More than {percent(MANY_UNSCORED)}: " if many else ""
@@ -67,14 +78,22 @@ def caveats(summary: Summary, rule: Rule, noun: str) -> Iterator[str]:
             f"{much}{plural(claim.unscored, 'patched answer')} of {count(claim.n)} had no verdict "
             "(empty, unreadable, or cut inside their reasoning) and count as no refusal."
         )
-    removed = summary.necessity
     if removed is not None and removed.unscored > MANY_UNSCORED * removed.n:
         yield (
             f"{plural(removed.unscored, 'answer')} of {count(removed.n)} had no verdict where "
             f"necessity was measured, more than {percent(MANY_UNSCORED)}, and count as no refusal."
         )
-    yield from _harmless_caveat(summary)
-    yield from _repetition_caveat(summary)
+
+
+def _necessity_caveat(claim: CurvePoint, removed: CurvePoint | None, noun: str) -> Iterator[str]:
+    """Where a set is enough, and the aligned model refuses without it."""
+    if removed is None or removed.causal_effect is None or (claim.causal_effect or 0) < WEAK_EFFECT:
+        return
+    if removed.causal_effect < WEAK_EFFECT:
+        yield (
+            f"These {noun} are enough, and others are, too: taken back from the aligned model they "
+            f"remove only {percent(removed.causal_effect)} of the gap."
+        )
 
 
 def _harmless_caveat(summary: Summary) -> Iterator[str]:

@@ -23,19 +23,23 @@ def wide_dose(summary: Summary) -> Markup:
     return _chart(_marks(summary), "wide")
 
 
-def _marks(summary: Summary) -> list[Mark]:
+def dose_points(summary: Summary) -> list[tuple[float, CurvePoint]]:
+    """Strengths with what was measured there, the patch of the curve (strength 1) among them."""
     points: list[tuple[float, CurvePoint]] = [(p.strength, p) for p in summary.dose]
     if summary.claim is not None and all(strength != 1 for strength, _ in points):
         points.append((1.0, summary.claim))
+    return sorted(points, key=lambda point: point[0])
+
+
+def _marks(summary: Summary) -> list[Mark]:
     marks = [
         Mark(strength, point.causal_effect, _said(strength, point), point.interval)
-        for strength, point in points
+        for strength, point in dose_points(summary)
         if point.causal_effect is not None
     ]
-    if not any(strength == 0 for strength, _ in points):
+    if all(mark.across != 0 for mark in marks):
         marks.append(Mark(0.0, 0.0, "strength 0: nothing is changed"))
-    marks.sort(key=lambda mark: mark.across)
-    return marks
+    return sorted(marks, key=lambda mark: mark.across)
 
 
 def _said(strength: float, point: CurvePoint) -> str:

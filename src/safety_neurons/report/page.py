@@ -14,7 +14,7 @@ from pathlib import Path
 from safety_neurons.report import answers, judging, refusals, specificity, stability, words
 from safety_neurons.report.cards import cards
 from safety_neurons.report.curve import curve_chart
-from safety_neurons.report.dose import dose_chart
+from safety_neurons.report.dose import dose_chart, dose_points
 from safety_neurons.report.figures import figure_files
 from safety_neurons.report.glossary import glossary
 from safety_neurons.report.heatmap import HeatMap
@@ -129,7 +129,7 @@ def _html(of: _Content) -> str:
         "report.html.jinja",
         summary=summary,
         noun=noun,
-        conclusion=conclusion(summary, noun),
+        conclusion=conclusion(summary, noun, card),
         cards=cards(summary, noun),
         refusals=refusals,
         harmful=of.harmful,
@@ -143,6 +143,7 @@ def _html(of: _Content) -> str:
         specific=specificity.specificity(summary),
         maps=of.maps,
         dose=dose_chart(summary) if summary.dose else "",
+        dose_points=dose_points(summary),
         tables=neuron_tables(of.run.result("find", TABLE), of.rankings),
         judging=judging,
         trust=judging.trust_in(summary),

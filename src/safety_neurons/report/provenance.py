@@ -192,7 +192,7 @@ def _facts(manifest: Manifest, judge: str) -> Iterator[tuple[str, str]]:
     for name in _STAGES:
         stage = manifest.stages.get(name)
         yield (
-            f"Time of {name}, without what was kept from stopped runs",
+            f"Time of {name}, its last piece if it was stopped",
             seconds(stage.seconds if stage else None),
         )
     packages = manifest.packages.items()

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from safety_neurons.report.caveats import SMALL_N, WEAK_EFFECT, Rule, caveats
 from safety_neurons.report.words import count, interval, percent, plural, share
+from safety_neurons.runs.stability import StabilityCard
 from safety_neurons.runs.summary import N90_EFFECT, CurvePoint, Summary
 from safety_neurons.statistics import MIN_GAP, MIN_ROWS
 
@@ -32,14 +33,14 @@ class Conclusion:
     caveats: tuple[str, ...]
 
 
-def conclusion(summary: Summary, noun: str) -> Conclusion:
-    """What follows from the figures of the run's chosen set."""
+def conclusion(summary: Summary, noun: str, card: StabilityCard | None = None) -> Conclusion:
+    """What follows from the figures of the run's chosen set, and from its stability if known."""
     rule, claim = _rule(summary), summary.claim
     if rule is Rule.UNKNOWN or claim is None:
         sentence = _why_unknown(summary, noun)
     else:
         sentence = _sentence(summary, claim, rule, noun)
-    weakened_by = tuple(caveats(summary, rule, noun))
+    weakened_by = tuple(caveats(summary, rule, noun, card))
     headline = rule.headline(noun)
     if rule is Rule.SUPPORTED and claim is not None and claim.n < SMALL_N:
         headline = f"A demonstration: {headline[0].lower()}{headline[1:]}"
@@ -94,7 +95,7 @@ def _sentence(summary: Summary, claim: CurvePoint, rule: Rule, noun: str) -> str
     only = "only " if rule is Rule.WEAK and effect > 0 else ""
     what = (
         f"closed {only}{percent(effect)} ({interval(claim.interval)}) of the gap in refusals "
-        f"between the two models on {plural(claim.n, 'test prompt')}"
+        f"between the two models on {plural(claim.n, 'test prompt')}{_rates(summary, claim)}"
     )
     chosen = f"{who}, chosen on other prompts, {what}"
     match rule:
@@ -113,6 +114,14 @@ def _sentence(summary: Summary, claim: CurvePoint, rule: Rule, noun: str) -> str
         case Rule.LOW_CEILING:
             return f"{chosen}, where all {noun} together {_ceiling(summary)}; {_controls(claim)}."
     return f"{chosen}; {_controls(claim)}."
+
+
+def _rates(summary: Summary, claim: CurvePoint) -> str:
+    unaligned, aligned = summary.unaligned.refusal_rate, summary.aligned.refusal_rate
+    if claim.refusal_rate is None or unaligned is None or aligned is None:
+        return ""
+    after = percent(claim.refusal_rate)
+    return f" (refusals {percent(unaligned)} before, {after} after, aligned {percent(aligned)})"
 
 
 def _of_all(claim: CurvePoint, summary: Summary) -> str:

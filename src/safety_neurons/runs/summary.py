@@ -231,8 +231,9 @@ class Counted(BoundedRecord):
     """The chosen set's effect if something is counted otherwise.
 
     Args:
-        counting: what counts as a refusal, too: `partial` or `unscored`; or `inability`: refusals
-            that say that the model cannot count as none.
+        counting: what counts as a refusal, too: `partial` or `unscored`; or which refusals count
+            as none: `looping`, those that repeat themselves, and `inability`, those that say that
+            the model cannot.
         answers: of the three settings, how many that moves.
     """
 

@@ -93,7 +93,7 @@ def _always(name: str) -> bool:
 def with_utility(harmless: Given, chosen: Ranking, k: int) -> Overlap:
     """With the units that the aligned model's harmless answers rest on."""
     theirs = replace(harmless, part="-harmless").ranking("utility", UTILITY)
-    return overlap(chosen, theirs, k, UTILITY_UNITS, "saliency of harmless answers")
+    return overlap(chosen, theirs, k, UTILITY_UNITS, "the units that harmless answers rest on most")
 
 
 def with_runs(chosen: Ranking, others: Sequence[tuple[str, Ranking]], k: int) -> Iterator[Overlap]:
