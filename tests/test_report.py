@@ -481,7 +481,7 @@ def test_what_necessity_and_stability_say_against_the_claim_stands_in_the_conclu
         figures["necessity"].update(necessity)
         return [plain(text) for text in conclusion(record(figures), "neurons", card).caveats]
 
-    own = SetEffect(name="the chosen set", k=4, causal_effect=0.9)
+    own = SetEffect(name="own", k=4, causal_effect=0.9, ci_low=0.8, ci_high=1.0)
     parts = {"overlaps": [], "transfers": [], "random": [], "magnitude": [], "rules": "R"}
     named = {"ranking": "attribution", "share": 0.02, "n": 32, "own": own, **parts}
     cards = {
