@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from safety_neurons.report import render_comparison, render_report
-from tests.test_report import fabricate, point, samples, summary
+from safety_neurons.runs.stability import STABILITY, Overlap, SetEffect, StabilityCard, Verdict
+from safety_neurons.storage import write_json
+from tests.test_report import SHARES, counted, detail, fabricate, point, samples, summary
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -51,6 +53,25 @@ CONTRASTS = """() => {
   return found;
 }"""
 
+WORDS = """() => {
+  const found = [];
+  for (const svg of document.querySelectorAll("figure svg")) {
+    if (!svg.checkVisibility()) continue;
+    const all = svg.getBoundingClientRect();
+    const words = [...svg.querySelectorAll("text")]
+      .map(e => [e.textContent, e.getBoundingClientRect()]);
+    for (const [i, [said, a]] of words.entries()) {
+      if (a.left < all.left - 1 || a.right > all.right + 1) found.push(["outside", said]);
+      for (const [other, b] of words.slice(i + 1)) {
+        const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+        const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+        if (wide > 1 && high > 3) found.push([said, other]);
+      }
+    }
+  }
+  return found;
+}"""
+
 REACHABLE = """() => [...document.querySelectorAll("a[href], summary, [tabindex='0']")]
   .filter(e => e.checkVisibility()).length"""
 
@@ -85,9 +106,47 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     figures["dose"] = [
         {"strength": s, **point("attribution", "test", 0.02, s * 0.8)} for s in (0.5, 1.5)
     ]
+    figures["harmless_curve"] = [
+        {"share": share, "k": k, "refusal_rate": detail(k, 32)} for k, share in enumerate(SHARES, 1)
+    ]
+    figures["borderline"] = {"unaligned": detail(1, 32), "patched": detail(8, 32)}
+    figures["coherence"] = {
+        name: {"repetition": 0.1, "entropy": 4.0, "perplexity": 3.0}
+        for name in ("unaligned", "aligned", "patched")
+    }
+    figures["judging"] = {"otherwise": [counted("partial", 0.8), counted("looping", None)]}
     runs = [fabricate(folder / name, figures, samples()) for name in ("one", "two")]
+    with runs[0].stage("stability", {}, [STABILITY]) as stage:
+        write_json(stage.file(STABILITY), card().written())
     comparison = render_comparison(runs, folder / "comparison.html")
     return {"report": render_report(runs[0]), "comparison": comparison}
+
+
+def card() -> StabilityCard:
+    """With a name that is longer than any chart has room for."""
+
+    def effect(name: str, value: float | None) -> SetEffect:
+        bounds = dict.fromkeys(("ci_low", "ci_high"), value)
+        return SetEffect(name=name, k=4, causal_effect=value, **bounds)
+
+    changed = ("halves of the prompts", "ranking", "another run")
+    overlaps = [
+        Overlap(changed=c, against="x" * 90, k=4, iou=i / 4, chance=0.01, rank_correlation=0.5)
+        for i, c in enumerate(changed)
+    ]
+    return StabilityCard(
+        ranking="attribution",
+        share=0.02,
+        n=32,
+        own=effect("the chosen set", 0.87),
+        overlaps=overlaps,
+        transfers=[effect("another run of a long name " * 4, None), effect("b", 3.0)],
+        random=[effect("random set 1", -3.0)],
+        magnitude=[effect("set of the same magnitude 1", 0.07)],
+        verdict=Verdict.FRAGILE,
+        reasons=["halves differ"],
+        rules="Rules.",
+    )
 
 
 @pytest.fixture(params=["report", "comparison"])
@@ -155,12 +214,20 @@ def test_everything_is_reached_with_the_keyboard_and_seen(opened):
 
 def test_every_chart_has_hover_values_and_a_table(opened):
     page = opened(DESKTOP).page
-    charts = page.query_selector_all("figure svg")
+    charts = page.query_selector_all("figure svg.chart")
     assert charts
     for chart in charts:
         assert chart.query_selector_all("title")
         section = chart.evaluate_handle("e => e.closest('section')").as_element()
         assert section.query_selector("table")
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_words_of_charts_stand_inside_and_apart(opened, size):
+    page = opened(size).page
+    for details in page.query_selector_all("details"):
+        details.evaluate("e => e.open = true")
+    assert page.evaluate(WORDS) == []
 
 
 def test_harmful_answers_are_folded_until_they_are_opened(browser, pages):

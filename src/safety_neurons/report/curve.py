@@ -168,8 +168,7 @@ def _mark(point: CurvePoint, *, ringed: bool, noun: str) -> Mark:
         f"{words.percent(point.causal_effect)}, {words.interval(point.interval)}, "
         f"{words.plural(point.n, 'prompt')}"
     )
-    label = "chosen" if ringed else None
-    return Mark(point.share, point.causal_effect or 0.0, said, point.interval, label)
+    return Mark(point.share, point.causal_effect or 0.0, said, point.interval, ringed)
 
 
 def _dodge(series: int) -> float:

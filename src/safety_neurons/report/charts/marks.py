@@ -18,7 +18,6 @@ from safety_neurons.report.charts.svg import (
     line,
     marker,
     polyline,
-    text,
     titled,
 )
 from safety_neurons.statistics import Interval
@@ -56,14 +55,14 @@ class Mark:
         across, up: its values on both axes.
         said: what it says when it is pointed at.
         bounds: the ends of its whisker, None for no whisker.
-        ringed: the label of a ring around it, None for no ring.
+        ringed: whether a ring makes it stand out.
     """
 
     across: float
     up: float
     said: str
     bounds: Interval | None = None
-    ringed: str | None = None
+    ringed: bool = False
 
 
 def marked_line(
@@ -82,8 +81,8 @@ def marked_line(
     for mark, (x, y) in zip(marks, places, strict=True):
         parts = [] if mark.bounds is None else whisker(frame, x, mark.bounds, style.whisker)
         parts.append(marker(x, y, style.shape, style.mark, style.size))
-        if mark.ringed is not None:
-            parts += ring(x, y, mark.ringed)
+        if mark.ringed:
+            parts.append(ring(x, y))
         yield titled(mark.said, *parts)
 
 
@@ -94,9 +93,9 @@ def whisker(frame: Frame, x: float, bounds: Interval, class_: str) -> list[Marku
     return [line(x, low, x, high, class_), *caps]
 
 
-def ring(x: float, y: float, label: str) -> list[Markup]:
+def ring(x: float, y: float) -> Markup:
     """What makes one mark stand out."""
-    return [marker(x, y, 0, "chosen", 10), text(x, y + 26, label, "chosen-label", "middle")]
+    return marker(x, y, 0, "chosen", 10)
 
 
 def level(frame: Frame, value: float, class_: str) -> Markup:
@@ -124,6 +123,11 @@ def band_swatch() -> Markup:
     return drawing(
         30, 14, "", element("rect", x=1, y=3, width=28, height=8, class_="band"), class_="swatch"
     )
+
+
+def ring_swatch() -> Markup:
+    """A ring, for a legend."""
+    return drawing(30, 14, "", marker(15, 7, 0, "chosen", 6), class_="swatch")
 
 
 def line_swatch(class_: str) -> Markup:
