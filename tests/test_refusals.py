@@ -9,8 +9,8 @@ import pytest
 from safety_neurons.report.refusals import (
     Agreement,
     agreement_bar,
+    agreement_parts,
     openings,
-    parts_of,
     refusal_bars,
 )
 from safety_neurons.runs import SampleAnswer, SampleRow
@@ -39,7 +39,7 @@ def test_every_prompt_is_in_one_count():
     found = Agreement.of(rows, "patched")
     assert found == Agreement("patched", 2, 1, 1, 1, unscored=2)
     assert (found.alike, found.told) == (3, 5)
-    assert sum(n for *_, n in parts_of(found)) + found.unscored == len(rows)
+    assert sum(n for *_, n in agreement_parts(found)) + found.unscored == len(rows)
 
 
 def test_without_a_setting_there_is_no_agreement():

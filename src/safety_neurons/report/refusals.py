@@ -123,7 +123,7 @@ def agreement_bar(agreement: Agreement) -> Markup:
     return Markup("").join(_parted(agreement, size) for size in WIDTHS)
 
 
-def parts_of(agreement: Agreement) -> list[tuple[str, str, int]]:
+def agreement_parts(agreement: Agreement) -> list[tuple[str, str, int]]:
     """The parts of the bar: class of the style sheet, what it is called, prompts."""
     who = agreement.setting
     return [
@@ -212,7 +212,7 @@ def _bar(place: int, setting: str, of: Rate, noun: str, width: int) -> Markup:
 def _parted(agreement: Agreement, size: str) -> Markup:
     width, x = WIDTHS[size], float(_SIDE)
     parts = []
-    for class_, called, n in parts_of(agreement):
+    for class_, called, n in agreement_parts(agreement):
         if not n:
             continue
         long = n / agreement.told * (width - 2 * _SIDE)

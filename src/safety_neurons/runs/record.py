@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 from pydantic import BaseModel, ConfigDict
 
-from safety_neurons.statistics import Interval
+from safety_neurons.statistics import Effect, Interval
 
 
 class Record(BaseModel):
@@ -58,6 +58,19 @@ class BoundedRecord(Record):
         if self.ci_low is None or self.ci_high is None:
             return None
         return Interval(self.ci_low, self.ci_high)
+
+
+class EffectFields(TypedDict):
+    """What records of effects have in common."""
+
+    causal_effect: float | None
+    ci_low: float | None
+    ci_high: float | None
+
+
+def effect_fields(effect: Effect) -> EffectFields:
+    """A measured effect, as records of effects hold it."""
+    return {"causal_effect": effect.value, "ci_low": effect.ci_low, "ci_high": effect.ci_high}
 
 
 def _no_number(constant: str) -> None:

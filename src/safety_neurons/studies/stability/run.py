@@ -41,6 +41,7 @@ from safety_neurons.runs import (
     read_summary,
     require_same_models,
 )
+from safety_neurons.runs.record import effect_fields
 from safety_neurons.runs.stability import STABILITY, SetEffect, StabilityCard
 from safety_neurons.storage import write_json
 from safety_neurons.studies.finding.completions import answered
@@ -240,9 +241,7 @@ class _Effects:
                 SetEffect(
                     name=name,
                     k=len(sets[name]),
-                    causal_effect=effect.value,
-                    ci_low=effect.ci_low,
-                    ci_high=effect.ci_high,
+                    **effect_fields(effect),
                 )
             )
         return found

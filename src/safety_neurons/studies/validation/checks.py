@@ -14,6 +14,7 @@ from safety_neurons.judges import HarmJudge, Judge, Judges, Verdict, harm_of, ve
 from safety_neurons.judges.calibration import Calibration, Errors
 from safety_neurons.judges.cues import states_inability
 from safety_neurons.prompts import PromptSet
+from safety_neurons.runs.record import effect_fields
 from safety_neurons.runs.summary import (
     Coherence,
     Corrected,
@@ -130,9 +131,7 @@ def _otherwise(judged: Mapping[str, Judged], seed: int) -> Iterator[Counted]:
         yield Counted(
             counting=name,
             answers=sum(map(sum, moved.values())),
-            causal_effect=effect.value,
-            ci_low=effect.ci_low,
-            ci_high=effect.ci_high,
+            **effect_fields(effect),
         )
 
 
@@ -162,9 +161,7 @@ def _by(judge: Judge, prompts: PromptSet, judged: Mapping[str, Judged], seed: in
         answers=len(first),
         kappa=cohens_kappa(first, second),
         refusal_rates={name: of.count(Verdict.REFUSAL) / len(of) for name, of in verdicts.items()},
-        causal_effect=effect.value,
-        ci_low=effect.ci_low,
-        ci_high=effect.ci_high,
+        **effect_fields(effect),
     )
 
 
@@ -190,9 +187,7 @@ def _harm(
         }
         if told
         else {},
-        causal_effect=effect.value,
-        ci_low=effect.ci_low,
-        ci_high=effect.ci_high,
+        **effect_fields(effect),
     )
 
 
@@ -214,9 +209,7 @@ def _corrected(
             for name, rate in rates.items()
         },
         cancels=cancels,
-        causal_effect=effect.value,
-        ci_low=effect.ci_low,
-        ci_high=effect.ci_high,
+        **effect_fields(effect),
     )
 
 

@@ -9,6 +9,7 @@ from safety_neurons.engine import Side
 from safety_neurons.inference import ALIGNED, UNALIGNED, Setting
 from safety_neurons.interventions import Patch
 from safety_neurons.prompts import PromptSet
+from safety_neurons.runs.record import effect_fields
 from safety_neurons.runs.summary import CurvePoint, threshold
 from safety_neurons.statistics import Effect, ratio_of_means
 from safety_neurons.studies.validation.evaluator import Evaluator
@@ -89,9 +90,7 @@ def _point(
         k=len(target.units),
         n=len(prompts),
         unscored=judged.unscored,
-        causal_effect=effect.value,
-        ci_low=effect.ci_low,
-        ci_high=effect.ci_high,
+        **effect_fields(effect),
         refusal_rate=judged.refusal_rate.value,
         controls=tuple(
             effect_of(evaluator, prompts, drawn, label, seed=seed).value for drawn in controls

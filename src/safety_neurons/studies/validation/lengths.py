@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from safety_neurons.prompts import PromptSet
+from safety_neurons.runs.record import effect_fields
 from safety_neurons.runs.summary import LengthEffect
 from safety_neurons.studies.validation.curve import effect_of
 from safety_neurons.studies.validation.evaluator import Evaluator
@@ -47,9 +48,7 @@ def lengths(
                 refusal_rates={name: sum(of[name]) / len(first) for name in names},
                 later={name: _more(of[name], shortest[name]) for name in names},
                 no_longer={name: _more(shortest[name], of[name]) for name in names},
-                causal_effect=effect.value,
-                ci_low=effect.ci_low,
-                ci_high=effect.ci_high,
+                **effect_fields(effect),
             )
         )
     return found

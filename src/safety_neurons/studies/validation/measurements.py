@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from safety_neurons.engine import Side
 from safety_neurons.inference import ALIGNED, UNALIGNED, Setting, surprisals
 from safety_neurons.prompts import PromptSet
+from safety_neurons.runs.record import effect_fields
 from safety_neurons.runs.samples import SampleAnswer, SampleRow
 from safety_neurons.runs.summary import (
     Bounds,
@@ -152,9 +153,7 @@ def category_effects(
             unaligned_refusal_rate=rates["unaligned"],
             aligned_refusal_rate=rates["aligned"],
             patched_refusal_rate=rates["patched"],
-            causal_effect=effect.value,
-            ci_low=effect.ci_low,
-            ci_high=effect.ci_high,
+            **effect_fields(effect),
         )
 
 

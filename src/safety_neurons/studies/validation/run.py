@@ -68,17 +68,12 @@ def validate(
         UserError: if the run has no complete `find` or none of the rankings named, was made with
             other models, or was found on prompts that are tested now.
     """
-    run.require("find")
-    prompts = prompts or TestPrompts.builtin()
-    options = options or ValidateOptions()
+    prompts, options, rankings = _ready(run, pair, prompts, options)
     progress = progress or Silent()
     judges = judge if isinstance(judge, Judges) else judges_of(judge)
     errors = None if calibration is None else Calibration.read(calibration, judges.first.name)
-    require_same_models(run, pair)
     for note in pair.notes:
         progress.note(note)
-    _refuse_seen(run, prompts)
-    rankings = _tested(run, options)
     config = {
         **asdict(options),
         "prompts": prompts.describe(),
@@ -171,12 +166,7 @@ def plan_prompts(
     Raises:
         UserError: as `validate` does.
     """
-    run.require("find")
-    prompts = prompts or TestPrompts.builtin()
-    options = options or ValidateOptions()
-    require_same_models(run, pair)
-    _refuse_seen(run, prompts)
-    rankings = _tested(run, options)
+    prompts, options, rankings = _ready(run, pair, prompts, options)
     first = judges_of(judge).first
     evaluator = Evaluator(pair, first, options.decoding, run, progress or Silent())
     with run.writing():
@@ -186,9 +176,20 @@ def plan_prompts(
         return comparing.needed(evaluator, prompts.select, setting, "Sample size (select)")
 
 
-def _tested(run: RunFolder, options: ValidateOptions) -> dict[str, Ranking]:
+def _ready(
+    run: RunFolder,
+    pair: ModelPair,
+    prompts: TestPrompts | None,
+    options: ValidateOptions | None,
+) -> tuple[TestPrompts, ValidateOptions, dict[str, Ranking]]:
+    """What is tested, after all that can be refused before anything is answered."""
+    run.require("find")
+    prompts = prompts or TestPrompts.builtin()
+    options = options or ValidateOptions()
+    require_same_models(run, pair)
+    _refuse_seen(run, prompts)
     rankings_of(run, options.control_rankings)  # which refuses names of no ranking
-    return rankings_of(run, options.rankings)
+    return prompts, options, rankings_of(run, options.rankings)
 
 
 def _others(judges: Judges) -> list[str]:
