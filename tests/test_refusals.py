@@ -47,7 +47,7 @@ def test_without_a_setting_there_is_no_agreement():
 
 
 def test_the_parts_of_the_bar_are_as_long_as_their_counts():
-    drawn = str(agreement_bar(Agreement("patched", 60, 20, 15, 5, unscored=0)))
+    drawn = agreement_bar(Agreement("patched", 60, 20, 15, 5, unscored=0)).__html__()
     wide = drawn[: drawn.index("narrow")]
     widths = [float(w) for w in re.findall(r'<rect [^>]*?width="([\d.]+)"', wide)]
     assert [w / sum(widths) for w in widths] == pytest.approx([0.6, 0.15, 0.05, 0.2], abs=1e-3)
@@ -56,7 +56,7 @@ def test_the_parts_of_the_bar_are_as_long_as_their_counts():
 
 def test_bars_stand_from_least_to_most_and_say_their_figures():
     rows = rows_of(aligned=[R] * 9 + [C], patched=[R] * 8 + [C, U], unaligned=[C] * 10)
-    drawn = str(refusal_bars(rows, "neurons"))
+    drawn = refusal_bars(rows, "neurons").__html__()
     wide = drawn[: drawn.index("narrow")]
     assert re.findall(r'class="rate (\w+)"', wide) == ["unaligned", "patched", "aligned"]
     said = re.findall(r"<title>(.*?)</title>", wide)

@@ -678,7 +678,7 @@ def test_a_heat_map_adds_up_the_sites_of_a_layer():
     heat = HeatMap.of(Ranking("attribution", scores, MIXED), SHARES)
     assert heat.parts[0] == (0.75, 0.25)  # L0.N0, L0.A0, L0.A1 and L1.A39
     assert heat.even == (0.5, 0.5)
-    drawn = heat.draw()
+    drawn = heat.chart().__html__()
     assert "first units of" in drawn
     assert "layer 0: 1.5 times an even spread, 75 % of the set" in plain(drawn)
 

@@ -1,8 +1,4 @@
-"""The chart of effect against share.
-
-It is drawn twice, wide and narrow, and the style sheet shows the one that fits: scaling one
-drawing down would make its letters unreadable on a phone.
-"""
+"""The chart of effect against share."""
 
 from __future__ import annotations
 
@@ -13,6 +9,7 @@ from markupsafe import Markup
 from safety_neurons.report import words
 from safety_neurons.report.charts.axes import Frame, Linear, Logarithmic, Tick
 from safety_neurons.report.charts.marks import Mark, Style, level, marked_line
+from safety_neurons.report.charts.sized import NARROW, WIDE, WIDTHS, Sized
 from safety_neurons.report.charts.svg import (
     drawing,
     element,
@@ -24,7 +21,7 @@ from safety_neurons.report.charts.svg import (
 from safety_neurons.report.standalone import standalone
 from safety_neurons.runs.summary import N90_EFFECT, CurvePoint, Summary
 
-SIZES = {"wide": (860, 430), "narrow": (330, 340)}
+_HEIGHTS = {WIDE: 430, NARROW: 340}
 _WIDEST = (-0.6, 1.6)
 """Wild bootstrap bounds are cut here, or they would flatten everything else."""
 _DODGE = 5.0
@@ -32,21 +29,22 @@ _BAND = 2.0
 _LEGEND = 32
 
 
-def curve_chart(summary: Summary, noun: str) -> Markup:
-    """Both sizes of the chart of the test split; the fitting one is shown."""
+def curve_chart(summary: Summary, noun: str) -> Sized | Markup:
+    """The chart of the test split; a sentence where no share has an effect."""
     if all(point.causal_effect is None for point in summary.on("test")):
         return element("p", "No curve: not enough data for an effect at any share.")
-    return Markup("").join(_chart(summary, noun, size) for size in SIZES)
+    return Sized.of(lambda size: _chart(summary, noun, size))
 
 
 def standalone_curve(summary: Summary, noun: str) -> str:
     """The wide chart as an SVG file of its own, with its legend; for pages that are no report."""
-    width, height = SIZES["wide"]
-    if all(point.causal_effect is None for point in summary.on("test")):
-        why = text(16, 40, "No curve: not enough data for an effect.", "tick")
-        chart = drawing(width, height, "No curve.", why, class_="chart wide")
+    width = WIDTHS[WIDE]
+    chart = curve_chart(summary, noun)
+    if isinstance(chart, Sized):
+        drawn = chart.wide
     else:
-        chart = _chart(summary, noun, "wide")
+        why = text(16, 40, "No curve: not enough data for an effect.", "tick")
+        drawn = drawing(width, _HEIGHTS[WIDE], "No curve.", why, class_="chart wide")
     legend = [
         part
         for series, ranking in enumerate(summary.rankings)
@@ -56,11 +54,11 @@ def standalone_curve(summary: Summary, noun: str) -> str:
         )
     ]
     note = text(width - 16, 21, "bands: random sets, lowest to highest", "tick", "end")
-    return standalone(chart, [*legend, note], room=_LEGEND)
+    return standalone(drawn, [*legend, note], room=_LEGEND)
 
 
-def overlaid_curves(summaries: Mapping[str, Summary], noun: str) -> Markup:
-    """The chosen ranking's curve of each run in one chart, in both sizes."""
+def overlaid_curves(summaries: Mapping[str, Summary], noun: str) -> Sized | Markup:
+    """The chosen ranking's curve of each run in one chart."""
     curves = {
         name: summary.curve_of(summary.chosen.ranking, "test")
         for name, summary in summaries.items()
@@ -68,9 +66,7 @@ def overlaid_curves(summaries: Mapping[str, Summary], noun: str) -> Markup:
     if all(p.causal_effect is None for points in curves.values() for p in points):
         return element("p", "No curves: not enough data for an effect at any share.")
     chosen = [summary.claim for summary in summaries.values()]
-    return Markup("").join(
-        _drawn(list(curves.values()), chosen, None, noun, size) for size in SIZES
-    )
+    return Sized.of(lambda size: _drawn(list(curves.values()), chosen, None, noun, size))
 
 
 def _chart(summary: Summary, noun: str, size: str) -> Markup:
@@ -87,7 +83,7 @@ def _drawn(
 ) -> Markup:
     points = [point for curve in curves for point in curve]
     shares, effects = share_axis(points), _effects(points)
-    frame = Frame(*SIZES[size], shares, effects)
+    frame = Frame(WIDTHS[size], _HEIGHTS[size], shares, effects)
     label = (
         f"Causal effect of patching against the share of {noun} patched, on the test prompts; the "
         "table below has the same figures."

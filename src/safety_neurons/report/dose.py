@@ -7,20 +7,17 @@ from markupsafe import Markup
 from safety_neurons.report import words
 from safety_neurons.report.charts.axes import Frame, Linear, Tick
 from safety_neurons.report.charts.marks import Mark, Style, level, marked_line
+from safety_neurons.report.charts.sized import NARROW, WIDE, WIDTHS, Sized
 from safety_neurons.report.charts.svg import drawing
 from safety_neurons.runs.summary import CurvePoint, Summary
 
-SIZES = {"wide": (860, 320), "narrow": (330, 280)}
+_HEIGHTS = {WIDE: 320, NARROW: 280}
 
 
-def dose_chart(summary: Summary) -> Markup:
-    """Both sizes; with strength 0, which changes nothing, and 1, the patch of the curve."""
-    return Markup("").join(_chart(_marks(summary), size) for size in SIZES)
-
-
-def wide_dose(summary: Summary) -> Markup:
-    """The wide one alone."""
-    return _chart(_marks(summary), "wide")
+def dose_chart(summary: Summary) -> Sized:
+    """With strength 0, which changes nothing, and 1, the patch of the curve."""
+    marks = _marks(summary)
+    return Sized.of(lambda size: _chart(marks, size))
 
 
 def dose_points(summary: Summary) -> list[tuple[float, CurvePoint]]:
@@ -52,7 +49,9 @@ def _said(strength: float, point: CurvePoint) -> str:
 def _chart(marks: list[Mark], size: str) -> Markup:
     ends = [x for m in marks for x in ((m.bounds.low, m.bounds.high) if m.bounds else (m.up,))]
     up = Linear(min([0.0, *ends]) - 0.05, max([1.0, *ends]) + 0.08)
-    frame = Frame(*SIZES[size], Linear(0.0, max(1.0, *(mark.across for mark in marks))), up)
+    frame = Frame(
+        WIDTHS[size], _HEIGHTS[size], Linear(0.0, max(1.0, *(mark.across for mark in marks))), up
+    )
     parts = [
         *frame.grid(Tick(at, words.percent(at)) for at in up.multiples(0.25)),
         *frame.base(

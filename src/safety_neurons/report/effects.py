@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from markupsafe import Markup
-
 from safety_neurons.report import words
 from safety_neurons.report.cards import EFFECT_SCALE
 from safety_neurons.report.charts.axes import Linear, Tick
-from safety_neurons.report.charts.strips import WIDTHS, Strip, strips
+from safety_neurons.report.charts.sized import Sized
+from safety_neurons.report.charts.strips import Strip, strips
 from safety_neurons.statistics import Interval
 
 _TICKS = tuple(Tick(at, words.percent(at)) for at in (0.0, 0.5, 1.0))
@@ -44,11 +43,6 @@ def effect_strip(name: str, of: HasEffect, series: int = 0) -> Strip:
     return Strip(name, of.causal_effect, shown, said, of.interval, series)
 
 
-def effect_chart(rows: Sequence[Strip], label: str) -> Markup:
-    """All effects in both sizes; what lies beyond -20 and 140 % is drawn at the end."""
-    return Markup("").join(effect_drawing(rows, label, size) for size in WIDTHS)
-
-
-def effect_drawing(rows: Sequence[Strip], label: str, size: str) -> Markup:
-    """One size alone."""
-    return strips(rows, Linear(*EFFECT_SCALE), _TICKS, label, size)
+def effect_chart(rows: Sequence[Strip], label: str) -> Sized:
+    """All effects; what lies beyond -20 and 140 % is drawn at the end."""
+    return strips(rows, Linear(*EFFECT_SCALE), _TICKS, label)

@@ -7,11 +7,11 @@ import io
 from collections.abc import Sequence
 
 from safety_neurons.report.curve import standalone_curve
-from safety_neurons.report.dose import wide_dose
+from safety_neurons.report.dose import dose_chart
 from safety_neurons.report.heatmap import HeatMap
-from safety_neurons.report.refusals import wide_bars
-from safety_neurons.report.specificity import specificity, wide_specificity
-from safety_neurons.report.stability import wide_effects
+from safety_neurons.report.refusals import refusal_bars
+from safety_neurons.report.specificity import specificity, specificity_chart
+from safety_neurons.report.stability import effects_chart
 from safety_neurons.report.standalone import standalone
 from safety_neurons.runs import SampleRow, StabilityCard, Summary
 
@@ -51,17 +51,17 @@ def figure_files(
         Contents by file name; no chart of what was not measured.
     """
     files = {
-        "figure-refusals.svg": standalone(wide_bars(harmful, noun)),
+        "figure-refusals.svg": standalone(refusal_bars(harmful, noun).wide),
         "figure-curve.svg": standalone_curve(summary, noun),
-        **{f"figure-layers-{heat.ranking}.svg": standalone(heat.wide()) for heat in maps},
+        **{f"figure-layers-{heat.ranking}.svg": standalone(heat.chart().wide) for heat in maps},
         "figures.csv": _csv(summary),
     }
     if specificity(summary):
-        files["figure-harmless.svg"] = standalone(wide_specificity(summary, noun))
+        files["figure-harmless.svg"] = standalone(specificity_chart(summary, noun).wide)
     if card is not None:
-        files["figure-stability.svg"] = standalone(wide_effects(card))
+        files["figure-stability.svg"] = standalone(effects_chart(card).wide)
     if summary.dose:
-        files["figure-dose.svg"] = standalone(wide_dose(summary))
+        files["figure-dose.svg"] = standalone(dose_chart(summary).wide)
     return files
 
 

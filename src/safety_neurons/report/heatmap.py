@@ -14,10 +14,9 @@ from markupsafe import Markup
 
 from safety_neurons.report import words
 from safety_neurons.report.charts.grid import Grid
+from safety_neurons.report.charts.sized import WIDTHS, Sized
 from safety_neurons.report.charts.svg import drawing
 from safety_neurons.units import Ranking
-
-_WIDTHS = {"wide": 860, "narrow": 330}
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,9 @@ class HeatMap:
         """How often an even spread the fullest layer has of any set."""
         return max((times or 0.0 for row in self.times for times in row), default=0.0)
 
-    def draw(self) -> Markup:
-        """Both sizes; the fullest layer gets the full colour."""
-        return Markup("").join(self._draw(size) for size in _WIDTHS)
-
-    def wide(self) -> Markup:
-        """The wide one alone."""
-        return self._draw("wide")
+    def chart(self) -> Sized:
+        """The fullest layer gets the full colour."""
+        return Sized.of(self._draw)
 
     def sentence(self, share: float) -> str:
         """The fullest layers at one share."""
@@ -84,7 +79,7 @@ class HeatMap:
     def _draw(self, size: str) -> Markup:
         rows = tuple(words.share(share) for share in self.shares)
         columns = tuple(str(layer) for layer in range(len(self.even)))
-        grid = Grid(_WIDTHS[size], rows, columns)
+        grid = Grid(WIDTHS[size], rows, columns)
         label = (
             f"How many times an even spread each layer has of the first {self.noun} of the "
             f"{self.ranking} ranking, at {len(self.shares)} shares; the table below has the same "

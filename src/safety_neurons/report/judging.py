@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
-
 from safety_neurons.judges.classifier import shipped_card
 from safety_neurons.report import words
+from safety_neurons.report.charts.sized import Sized
 from safety_neurons.report.effects import HasEffect, effect_chart, effect_strip
 from safety_neurons.runs import Summary
 
@@ -159,8 +158,8 @@ def verdict(summary: Summary) -> str:
     return f"The effect is {here} as counted here, and {between} counted in {named}."
 
 
-def ways_chart(summary: Summary) -> Markup:
-    """The effect under each way of counting, in both sizes."""
+def ways_chart(summary: Summary) -> Sized:
+    """The effect under each way of counting."""
     own, *others = ways(summary)
     rows = [
         effect_strip(own.name, own.effect),

@@ -11,11 +11,11 @@ from markupsafe import Markup
 from safety_neurons.judges import Verdict
 from safety_neurons.report import words
 from safety_neurons.report.captions import setting_name
+from safety_neurons.report.charts.sized import WIDTHS, Sized
 from safety_neurons.report.charts.svg import drawing, element, line, text, titled
 from safety_neurons.runs import SampleRow
 from safety_neurons.statistics import Rate, rate
 
-WIDTHS = {"wide": 860, "narrow": 330}
 FROM_LEAST_TO_MOST = ("unaligned", "random", "patched", "aligned")
 """Settings in the order in which a patch that works would have them refuse."""
 _ROW, _BAR, _FOOT, _SIDE = 46, 16, 22, 14
@@ -107,20 +107,15 @@ def openings(rows: Sequence[SampleRow], *, length: int = 4, most: int = 3) -> li
     return found
 
 
-def refusal_bars(rows: Sequence[SampleRow], noun: str) -> Markup:
-    """The rate of refusals under each setting with its interval, in both sizes."""
+def refusal_bars(rows: Sequence[SampleRow], noun: str) -> Sized:
+    """The rate of refusals under each setting with its interval."""
     rates = _rates(rows)
-    return Markup("").join(_bars(rates, noun, size) for size in WIDTHS)
+    return Sized.of(lambda size: _bars(rates, noun, size))
 
 
-def wide_bars(rows: Sequence[SampleRow], noun: str) -> Markup:
-    """The wide one alone."""
-    return _bars(_rates(rows), noun, "wide")
-
-
-def agreement_bar(agreement: Agreement) -> Markup:
-    """One bar of all prompts, parted by who refused, in both sizes."""
-    return Markup("").join(_parted(agreement, size) for size in WIDTHS)
+def agreement_bar(agreement: Agreement) -> Sized:
+    """One bar of all prompts, parted by who refused."""
+    return Sized.of(lambda size: _parted(agreement, size))
 
 
 def agreement_parts(agreement: Agreement) -> list[tuple[str, str, int]]:

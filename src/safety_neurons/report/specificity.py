@@ -10,11 +10,12 @@ from markupsafe import Markup
 from safety_neurons.report import words
 from safety_neurons.report.charts.axes import Frame, Linear, Tick
 from safety_neurons.report.charts.marks import Mark, Style, level, marked_line
+from safety_neurons.report.charts.sized import NARROW, WIDE, WIDTHS, Sized
 from safety_neurons.report.charts.svg import drawing
 from safety_neurons.report.curve import share_axis
 from safety_neurons.runs.summary import CurvePoint, HarmlessPoint, Summary
 
-SIZES = {"wide": (860, 340), "narrow": (330, 300)}
+_HEIGHTS = {WIDE: 340, NARROW: 300}
 HARMFUL, HARMLESS = 0, 1
 """Series of the two lines."""
 
@@ -37,21 +38,16 @@ def specificity(summary: Summary) -> list[Specificity]:
     ]
 
 
-def specificity_chart(summary: Summary, noun: str) -> Markup:
-    """Both sizes; nothing where it was not measured."""
-    if not specificity(summary):
-        return Markup("")
-    return Markup("").join(_chart(summary, noun, size) for size in SIZES)
-
-
-def wide_specificity(summary: Summary, noun: str) -> Markup:
-    """The wide one alone."""
-    return _chart(summary, noun, "wide")
+def specificity_chart(summary: Summary, noun: str) -> Sized:
+    """For a summary that has any such share."""
+    return Sized.of(lambda size: _chart(summary, noun, size))
 
 
 def _chart(summary: Summary, noun: str, size: str) -> Markup:
     rows = specificity(summary)
-    frame = Frame(*SIZES[size], share_axis([row.point for row in rows]), Linear(-0.02, 1.05))
+    frame = Frame(
+        WIDTHS[size], _HEIGHTS[size], share_axis([row.point for row in rows]), Linear(-0.02, 1.05)
+    )
     ticks = (Tick(at, words.percent(at)) for at in (0.0, 0.25, 0.5, 0.75, 1.0))
     parts = [
         *frame.grid(ticks),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from markupsafe import Markup
-
 from safety_neurons.report import words
 from safety_neurons.report.charts.axes import Linear, Tick
-from safety_neurons.report.charts.strips import WIDTHS, Strip, strips
-from safety_neurons.report.effects import effect_chart, effect_drawing, effect_strip
+from safety_neurons.report.charts.sized import Sized
+from safety_neurons.report.charts.strips import Strip, strips
+from safety_neurons.report.effects import effect_chart, effect_strip
 from safety_neurons.runs.stability import StabilityCard
 
 OWN, OTHER_RUNS, RANDOM = 0, 1, 2
@@ -19,18 +18,13 @@ _SHARES = "What the sets of other choices share with the chosen one; figures in 
 _TICKS = tuple(Tick(at, f"{at:g}") for at in (0.0, 0.25, 0.5, 0.75, 1.0))
 
 
-def effects_chart(card: StabilityCard) -> Markup:
-    """The effect of every set in this pair, in both sizes."""
+def effects_chart(card: StabilityCard) -> Sized:
+    """The effect of every set in this pair."""
     return effect_chart(list(_sets(card)), _EFFECTS)
 
 
-def wide_effects(card: StabilityCard) -> Markup:
-    """The wide one alone."""
-    return effect_drawing(list(_sets(card)), _EFFECTS, "wide")
-
-
-def overlaps_chart(card: StabilityCard) -> Markup:
-    """What is shared with each other choice, beside chance, in both sizes."""
+def overlaps_chart(card: StabilityCard) -> Sized:
+    """What is shared with each other choice, beside chance."""
     rows = [
         Strip(
             name,
@@ -42,7 +36,7 @@ def overlaps_chart(card: StabilityCard) -> Markup:
         for one in card.overlaps
         for name in [f"{one.changed}: {one.against}"]
     ]
-    return Markup("").join(strips(rows, Linear(0.0, 1.0), _TICKS, _SHARES, size) for size in WIDTHS)
+    return strips(rows, Linear(0.0, 1.0), _TICKS, _SHARES)
 
 
 def _sets(card: StabilityCard) -> Iterator[Strip]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from safety_neurons.report.charts.axes import Linear, Tick
+from safety_neurons.report.charts.sized import WIDTHS, Sized
 from safety_neurons.report.charts.svg import drawing, line, marker, text, titled
 from safety_neurons.statistics import Interval
 
-WIDTHS = {"wide": 860, "narrow": 330}
 _ROW, _FOOT, _SIDE, _LETTER = 42, 24, 18, 6.6
 
 
@@ -38,18 +38,21 @@ class Strip:
     beside: float | None = None
 
 
-def strips(
-    rows: Sequence[Strip], scale: Linear, ticks: Sequence[Tick], label: str, size: str
-) -> Markup:
-    """All rows in one drawing, over upright lines at `ticks`.
+def strips(rows: Sequence[Strip], scale: Linear, ticks: Sequence[Tick], label: str) -> Sized:
+    """All rows below each other, over upright lines at `ticks`.
 
     Args:
         label: what a screen reader says of the whole.
-        size: `wide` or `narrow`.
 
     Returns:
-        The drawing.
+        The drawing in both sizes.
     """
+    return Sized.of(lambda size: _drawn(rows, scale, ticks, label, size))
+
+
+def _drawn(
+    rows: Sequence[Strip], scale: Linear, ticks: Sequence[Tick], label: str, size: str
+) -> Markup:
     width, height = WIDTHS[size], _ROW * len(rows) + _FOOT
 
     def x(value: float) -> float:
