@@ -141,7 +141,14 @@ HARM_JUDGES: Registry[HarmJudge] = Registry(
 """Who says how harmful an answer is."""
 
 INTERVENTIONS: Registry[Callable[..., Intervention]] = Registry(
-    "intervention", "interventions", {"patch": "safety_neurons.interventions.patching:Patch"}
+    "intervention",
+    "interventions",
+    {
+        "patch": "safety_neurons.interventions.patching:Patch",
+        "patch-means": "safety_neurons.interventions.holding:PatchMeans",
+        "ablate": "safety_neurons.interventions.holding:Ablate",
+        "scale": "safety_neurons.interventions.scaling:Scale",
+    },
 )
 """What can be done at units: classes whose instances are values."""
 

@@ -1,13 +1,16 @@
 """How models run: hooks, sites, gated adapters, caches, groups of models, paired rows."""
 
 from safety_neurons.engine.group import ALONE, Alone, HookedModel, ModelGroup, Role, Side
+from safety_neurons.engine.hooks import HookPoint, HookSet
 from safety_neurons.engine.rows import Activations, PairedRows, SiteEdit, Tokens
-from safety_neurons.engine.sites import Site
+from safety_neurons.engine.sites import Site, space_of
 
 __all__ = [
     "ALONE",
     "Activations",
     "Alone",
+    "HookPoint",
+    "HookSet",
     "HookedModel",
     "ModelGroup",
     "PairedRows",
@@ -16,4 +19,5 @@ __all__ = [
     "Site",
     "SiteEdit",
     "Tokens",
+    "space_of",
 ]

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from peft.tuners.ia3 import IA3Layer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -80,6 +81,35 @@ def find_sites(model: PreTrainedModel) -> list[Site]:
         for site in _found(model, kind, pattern)
     ]
     return sorted(sites, key=lambda site: site.key)
+
+
+def find_live_sites(model: PreTrainedModel) -> list[Site]:
+    """All sites of a model whose adapters PEFT runs itself.
+
+    A site's module is then the last one through which all of the projection's input passes after
+    it was scaled: a LoRA's wrapper, whose two branches both read it, and the inside of an (IA)³'s.
+
+    Returns:
+        As `find_sites` does.
+
+    Raises:
+        UserError: as `find_sites` does; or if a LoRA reads what an (IA)³ inside it scales.
+    """
+    wrappers = dict(model.named_modules())
+    return [replace(site, module=_reading(wrappers[site.name])) for site in find_sites(model)]
+
+
+def _reading(module: nn.Module) -> nn.Module:
+    while isinstance(module, IA3Layer):
+        module = module.base_layer
+    if isinstance(module, BaseTunerLayer) and any(
+        isinstance(inside, IA3Layer) for inside in module.modules()
+    ):
+        raise UserError(
+            "A LoRA of a projection has an (IA)³ adapter inside it, which scales what the "
+            "projection alone reads, so there is no one activation to act on; merge it first."
+        )
+    return module
 
 
 def _found(model: PreTrainedModel, kind: SiteKind, pattern: str) -> list[Site]:

@@ -2,6 +2,19 @@
 
 from safety_neurons.interventions.base import Intervention
 from safety_neurons.interventions.edits import InterventionEdit, donor_of, require_units
+from safety_neurons.interventions.holding import Ablate, PatchMeans
+from safety_neurons.interventions.live import intervene
 from safety_neurons.interventions.patching import Patch
+from safety_neurons.interventions.scaling import Scale
 
-__all__ = ["Intervention", "InterventionEdit", "Patch", "donor_of", "require_units"]
+__all__ = [
+    "Ablate",
+    "Intervention",
+    "InterventionEdit",
+    "Patch",
+    "PatchMeans",
+    "Scale",
+    "donor_of",
+    "intervene",
+    "require_units",
+]

@@ -5,6 +5,7 @@ from safety_neurons.units.rankings import Ranking, units_in
 from safety_neurons.units.sets import UnitSet
 from safety_neurons.units.space import Block, BlockKey, SiteKind, UnitSpace
 from safety_neurons.units.table import read_means, read_table, write_table
+from safety_neurons.units.values import UnitValues
 
 __all__ = [
     "Block",
@@ -15,6 +16,7 @@ __all__ = [
     "SiteKind",
     "UnitSet",
     "UnitSpace",
+    "UnitValues",
     "load_set",
     "read_means",
     "read_table",

@@ -1,0 +1,89 @@
+"""Units times a factor: amplified, weakened, or turned round; live, and in the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from safety_neurons.engine import HookedModel
+from safety_neurons.errors import UserError
+from safety_neurons.interventions.base import Intervention
+from safety_neurons.storage import digest
+from safety_neurons.units import BlockKey, UnitSet
+
+
+@dataclass(frozen=True)
+class Scale(Intervention):
+    """Units whose activations are multiplied.
+
+    Args:
+        factor: above 1 amplifies, below 1 weakens, 0 ablates, 1 changes nothing.
+
+    Raises:
+        UserError: for a factor that is no finite number.
+    """
+
+    units: UnitSet
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.factor):
+            raise UserError(f"A factor is a finite number, but {self.factor:g} was given.")
+
+    @property
+    def key(self) -> str:
+        return digest("scale", self.units.key, float(self.factor))
+
+    @property
+    def family(self) -> Hashable:
+        return ("scale", float(self.factor))
+
+    def act(
+        self,
+        block: BlockKey,
+        columns: Int[Tensor, "k"],
+        own: Float[Tensor, "row pos k"],
+        donated: Float[Tensor, "row pos k"] | None,
+    ) -> Float[Tensor, "row pos k"]:
+        return self.factor * own
+
+    @torch.no_grad()
+    def export(self, model: HookedModel) -> Mapping[str, Tensor]:
+        """The projections that read the units, with these inputs' weights scaled.
+
+        Returns:
+            Whole tensors by the names of the model's own parameters, of the blocks that have
+            units of the set.
+
+        Raises:
+            UserError: if an adapter is in place at one of them, whose part would not be scaled.
+        """
+        names = {id(parameter): name for name, parameter in model.model.named_parameters()}
+        changed = {}
+        for site in model.sites:
+            if site.key not in self.units.space:
+                continue
+            columns = self.units.in_block(site.key)
+            if not len(columns):
+                continue
+            weight = site.module.get_parameter("weight")
+            if names[id(weight)].endswith("base_layer.weight"):
+                raise UserError(
+                    f"An adapter is in place at '{site.name}', whose part the scaled weight would "
+                    "not hold; merge it first."
+                )
+            baked = weight.detach().clone()
+            # Inputs are columns of a Linear, and rows of GPT-2's Conv1D.
+            inputs = baked.T if isinstance(site.module, torch.nn.Linear) else baked
+            inputs[columns] *= self.factor
+            changed[names[id(weight)]] = baked
+        return changed
+
+    def describe(self) -> dict[str, Any]:
+        return {"intervention": "scale", "units": len(self.units), "factor": self.factor}
