@@ -1,44 +1,10 @@
-"""An intervention of your own: units held at zero, live, and exported into the weights."""
+"""Units switched off: live, on any model in memory, and in the weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor
 
-from safety_neurons import Intervention, LoadedModel, Setting, UnitSet, decode
-from safety_neurons.engine import HookedModel
-from safety_neurons.storage import digest
-
-
-@dataclass(frozen=True)
-class Ablate(Intervention):
-    """Units whose activations are zero."""
-
-    units: UnitSet
-
-    @property
-    def key(self) -> str:
-        return digest("ablate", self.units.key)
-
-    def act(self, block, columns, own, donated):
-        return torch.zeros_like(own)
-
-    def export(self, model: HookedModel) -> Mapping[str, Tensor]:
-        """The weights with which the projections read nothing from the units."""
-        names = {id(parameter): name for name, parameter in model.model.named_parameters()}
-        changed = {}
-        for site in model.sites:
-            if site.key in self.units.space and len(self.units.in_block(site.key)):
-                weight = site.module.get_parameter("weight")
-                baked = weight.detach().clone()
-                # Inputs are columns of a Linear, and rows of GPT-2's Conv1D.
-                inputs = baked.T if isinstance(site.module, torch.nn.Linear) else baked
-                inputs[self.units.in_block(site.key)] = 0
-                changed[names[id(weight)]] = baked
-        return changed
+from safety_neurons import Ablate, LoadedModel, Setting, UnitSet, decode, intervene
 
 
 def main(model: LoadedModel, prompt: str = "Hello!", *, share: float = 0.05) -> list[list[int]]:
@@ -50,6 +16,8 @@ def main(model: LoadedModel, prompt: str = "Hello!", *, share: float = 0.05) -> 
     plain, ablated = Setting(), Setting(interventions=(ablate,))
     (as_it_is,), (live,) = decode(model, ids, [plain, ablated], max_new_tokens=10)
     hooked = model.hooked.model
+    with intervene(hooked, ablate), torch.no_grad():  # the same on a model that you run yourself
+        hooked(input_ids=torch.tensor(ids))
     before = {name: tensor.clone() for name, tensor in hooked.state_dict().items()}
     hooked.load_state_dict(ablate.export(model.hooked), strict=False)
     ((baked,),) = decode(model, ids, [plain], max_new_tokens=10)

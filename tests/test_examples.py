@@ -122,6 +122,12 @@ def test_an_ablation_that_is_baked_equals_the_live_one(example, zoo, architectur
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
+def test_an_intervention_of_ones_own(example, zoo):
+    model = LoadedModel.load(zoo.source("llama", None), dtype=torch.float64, device="cpu")
+    as_it_is, clipped = example("own_intervention").main(model, "w10 w20 w30")
+    assert as_it_is != clipped
+
+
 def test_a_ranking_from_outside_goes_through_the_whole_job(example, made, pair, tmp_path):
     own = example("own_ranking")
     run = own.main(pair, tmp_path / "run", limit=8)
@@ -184,7 +190,8 @@ def test_names_need_no_torch():
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == (
-        "['path-attribution', 'attribution', 'change-score'] ['refusal-classifier'] ['patch'] False"
+        "['path-attribution', 'attribution', 'change-score'] ['refusal-classifier'] "
+        "['patch', 'patch-means', 'ablate', 'scale'] False"
     )
 
 

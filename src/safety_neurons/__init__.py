@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from safety_neurons.engine import ALONE, Side
     from safety_neurons.errors import InterventionError, SafetyNeuronsError, UserError
     from safety_neurons.inference import Decoding, Setting, answer, decode
-    from safety_neurons.interventions import Intervention, Patch
+    from safety_neurons.interventions import (
+        Ablate,
+        Intervention,
+        Patch,
+        PatchMeans,
+        Scale,
+        intervene,
+    )
     from safety_neurons.judges import HarmJudge, Judge, RefusalJudge, Verdict
     from safety_neurons.methods import RankingInRounds, RankingMethod
     from safety_neurons.models import LoadedModel, ModelPair
@@ -38,7 +45,15 @@ if TYPE_CHECKING:
     from safety_neurons.studies.sets import save_top_units, top_units
     from safety_neurons.studies.stability import stability
     from safety_neurons.studies.validation import TestPrompts, ValidateOptions, validate
-    from safety_neurons.units import Ranking, SiteKind, UnitSet, UnitSpace, load_set, save_set
+    from safety_neurons.units import (
+        Ranking,
+        SiteKind,
+        UnitSet,
+        UnitSpace,
+        UnitValues,
+        load_set,
+        save_set,
+    )
 
 _HOMES = {
     "engine": (
@@ -57,8 +72,12 @@ _HOMES = {
         "decode",
     ),
     "interventions": (
+        "Ablate",
         "Intervention",
         "Patch",
+        "PatchMeans",
+        "Scale",
+        "intervene",
     ),
     "judges": (
         "HarmJudge",
@@ -123,6 +142,7 @@ _HOMES = {
         "SiteKind",
         "UnitSet",
         "UnitSpace",
+        "UnitValues",
         "load_set",
         "save_set",
     ),
@@ -136,6 +156,7 @@ __all__ = [
     "INTERVENTIONS",
     "JUDGES",
     "RANKINGS",
+    "Ablate",
     "AlignRecipe",
     "ChatFormat",
     "Decoding",
@@ -148,6 +169,7 @@ __all__ = [
     "LoadedModel",
     "ModelPair",
     "Patch",
+    "PatchMeans",
     "PromptSet",
     "Ranking",
     "RankingInRounds",
@@ -155,6 +177,7 @@ __all__ = [
     "RefusalJudge",
     "RunFolder",
     "SafetyNeuronsError",
+    "Scale",
     "Setting",
     "Side",
     "SiteKind",
@@ -164,6 +187,7 @@ __all__ = [
     "TestPrompts",
     "UnitSet",
     "UnitSpace",
+    "UnitValues",
     "UserError",
     "ValidateOptions",
     "Verdict",
@@ -174,6 +198,7 @@ __all__ = [
     "decode",
     "find",
     "generate",
+    "intervene",
     "judge_answers",
     "load_prompts",
     "load_set",

@@ -8,11 +8,12 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from safety_neurons.errors import InterventionError, UserError
+from safety_neurons.inference import Setting, decode
 from safety_neurons.interventions import Ablate, Patch, PatchMeans, Scale, intervene
 from safety_neurons.models import LoadedModel
 from safety_neurons.units import UnitSet, UnitSpace, UnitValues
 from tests.parity.test_patching import columns_of, some_neurons
-from tests.tiny import ARCHITECTURES, down_projections, pre_hooks
+from tests.tiny import ARCHITECTURES, down_projections, pre_hooks, prompts
 
 TOKENS = torch.tensor([[1, 9, 23, 40, 11], [1, 30, 8, 17, 52]])
 
@@ -214,3 +215,26 @@ def test_what_cannot_act_is_refused_before_anything_runs(zoo):
             pass
     assert values.known(units)
     assert values.key == UnitValues.at(units, torch.ones(len(units)), "again").key
+
+
+@pytest.mark.parametrize("kind", [None, "ia3", "lora"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_exported_weights_do_the_same_without_hooks(zoo, architecture, kind):
+    """In place: on the base weights, and on a LoRA's first matrix."""
+    source = zoo.source(architecture, kind)
+    alone = LoadedModel.load(source, dtype=torch.float64, device="cpu")
+    units = some_neurons(alone, 0.4)
+    settings = [Setting(interventions=(one,)) for one in (Scale(units, 2.5), Ablate(units))]
+    before = {name: tensor.clone() for name, tensor in alone.hooked.model.state_dict().items()}
+    asked = prompts()
+    live = decode(alone, asked, settings, max_new_tokens=6)
+    for setting, expected in zip(settings, live, strict=True):
+        (one,) = setting.interventions
+        alone.hooked.model.load_state_dict(one.export(alone.hooked), strict=False)
+        assert decode(alone, asked, [Setting()], max_new_tokens=6) == [expected]
+        alone.hooked.model.load_state_dict(before)
+    assert len({str(found) for found in live}) == 2
+    values = UnitValues(torch.zeros(units.space.total), units.space, "zeros")
+    for one in (Ablate(units, values), PatchMeans(units, values), Patch(units)):
+        with pytest.raises(UserError):
+            one.export(alone.hooked)

@@ -10,8 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from safety_neurons.engine import HookedModel
 from safety_neurons.errors import UserError
 from safety_neurons.interventions.base import Intervention
+from safety_neurons.interventions.scaling import Scale
 from safety_neurons.storage import digest
 from safety_neurons.units import BlockKey, UnitSet, UnitValues
 
@@ -81,6 +83,15 @@ class Ablate(_Held):
 
     name: ClassVar[str] = "ablate"
 
+    def export(self, model: HookedModel) -> Mapping[str, Tensor]:
+        """As `Scale` by 0; UserError for means, which would need a bias."""
+        if self.values is None:
+            return Scale(self.units, 0.0).export(model)
+        raise UserError(
+            "Held at their means these units add a constant to what the projection gives, and it "
+            "has no bias to hold it; ablate to zero, or apply it while the model runs."
+        )
+
 
 @dataclass(frozen=True)
 class PatchMeans(_Held):
@@ -97,7 +108,7 @@ class PatchMeans(_Held):
         if self.values is None:
             raise UserError("A patch with recorded means needs them; read them from a saved set.")
 
-    def export(self, model: Any) -> Mapping[str, Tensor]:
+    def export(self, model: HookedModel) -> Mapping[str, Tensor]:
         raise UserError(
             "A patch with recorded means has no weights: what it holds does not depend on what the "
             "model reads. Transplant the other model's weights instead."

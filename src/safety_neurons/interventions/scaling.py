@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
 
-from safety_neurons.engine import HookedModel
+from safety_neurons.engine import HookedModel, Site
 from safety_neurons.errors import UserError
 from safety_neurons.interventions.base import Intervention
 from safety_neurons.storage import digest
@@ -57,12 +58,11 @@ class Scale(Intervention):
     def export(self, model: HookedModel) -> Mapping[str, Tensor]:
         """The projections that read the units, with these inputs' weights scaled.
 
+        Where a LoRA reads the same input, its first matrix is scaled, too.
+
         Returns:
             Whole tensors by the names of the model's own parameters, of the blocks that have
             units of the set.
-
-        Raises:
-            UserError: if an adapter is in place at one of them, whose part would not be scaled.
         """
         names = {id(parameter): name for name, parameter in model.model.named_parameters()}
         changed = {}
@@ -70,20 +70,22 @@ class Scale(Intervention):
             if site.key not in self.units.space:
                 continue
             columns = self.units.in_block(site.key)
-            if not len(columns):
-                continue
-            weight = site.module.get_parameter("weight")
-            if names[id(weight)].endswith("base_layer.weight"):
-                raise UserError(
-                    f"An adapter is in place at '{site.name}', whose part the scaled weight would "
-                    "not hold; merge it first."
-                )
-            baked = weight.detach().clone()
-            # Inputs are columns of a Linear, and rows of GPT-2's Conv1D.
-            inputs = baked.T if isinstance(site.module, torch.nn.Linear) else baked
-            inputs[columns] *= self.factor
-            changed[names[id(weight)]] = baked
+            for module in _reading(model, site) if len(columns) else ():
+                weight = module.get_parameter("weight")
+                baked = weight.detach().clone()
+                # Inputs are columns of a Linear, and rows of GPT-2's Conv1D.
+                inputs = baked.T if isinstance(module, nn.Linear) else baked
+                inputs[columns] *= self.factor
+                changed[names[id(weight)]] = baked
         return changed
 
     def describe(self) -> dict[str, Any]:
         return {"intervention": "scale", "units": len(self.units), "factor": self.factor}
+
+
+def _reading(model: HookedModel, site: Site) -> Iterator[nn.Module]:
+    """The modules that read a site's units: the projection, and LoRAs of it."""
+    yield site.module
+    for module in model.model.get_submodule(site.name).modules():
+        if isinstance(module, LoraLayer):
+            yield from module.lora_A.values()
