@@ -2,6 +2,7 @@
 
 from safety_neurons.interventions.base import Intervention
 from safety_neurons.interventions.edits import InterventionEdit, donor_of, require_units
+from safety_neurons.interventions.files import load_interventions, save_interventions
 from safety_neurons.interventions.holding import Ablate, PatchMeans
 from safety_neurons.interventions.live import intervene
 from safety_neurons.interventions.patching import Patch
@@ -16,5 +17,7 @@ __all__ = [
     "Scale",
     "donor_of",
     "intervene",
+    "load_interventions",
     "require_units",
+    "save_interventions",
 ]

@@ -40,15 +40,12 @@ class _Held(Intervention):
 
     @property
     def key(self) -> str:
-        return digest(*self._alike, self.units.key)
+        values = None if self.values is None else self.values.key_at(self.units)
+        return digest(self.name, values, self.units.key)
 
     @property
     def family(self) -> Hashable:
-        return self._alike
-
-    @property
-    def _alike(self) -> tuple[str, str | None]:
-        return self.name, self.values.key if self.values else None
+        return self.name, self.values
 
     def act(
         self,

@@ -46,9 +46,11 @@ class UnitValues:
     @cached_property
     def key(self) -> str:
         """The same for the same numbers, whatever they are called."""
-        content = hashlib.sha256(repr(self.space.blocks).encode())
-        content.update(self.values.numpy().astype("<f4").tobytes())
-        return content.hexdigest()[:20]
+        return _digest(self.space, self.values)
+
+    def key_at(self, units: UnitSet) -> str:
+        """The same for the same numbers of these units, whatever the others are."""
+        return _digest(self.space, self.values[units.flat])
 
     def known(self, units: UnitSet) -> bool:
         """Whether each of `units` has a finite number."""
@@ -63,3 +65,9 @@ class UnitValues:
 
     def __hash__(self) -> int:
         return hash(self.key)
+
+
+def _digest(space: UnitSpace, values: Float[Tensor, "k"]) -> str:
+    content = hashlib.sha256(repr(space.blocks).encode())
+    content.update(values.numpy().astype("<f4").tobytes())
+    return content.hexdigest()[:20]
