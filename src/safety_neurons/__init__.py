@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Patch,
         PatchMeans,
         Scale,
+        Steer,
         intervene,
     )
     from safety_neurons.judges import HarmJudge, Judge, RefusalJudge, Verdict
@@ -77,6 +78,7 @@ _HOMES = {
         "Patch",
         "PatchMeans",
         "Scale",
+        "Steer",
         "intervene",
     ),
     "judges": (
@@ -183,6 +185,7 @@ __all__ = [
     "SiteKind",
     "Split",
     "StabilityCard",
+    "Steer",
     "Summary",
     "TestPrompts",
     "UnitSet",

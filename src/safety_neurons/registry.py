@@ -148,6 +148,7 @@ INTERVENTIONS: Registry[Callable[..., Intervention]] = Registry(
         "patch-means": "safety_neurons.interventions.holding:PatchMeans",
         "ablate": "safety_neurons.interventions.holding:Ablate",
         "scale": "safety_neurons.interventions.scaling:Scale",
+        "steer": "safety_neurons.interventions.steering:Steer",
     },
 )
 """What can be done at units: classes whose instances are values."""

@@ -7,13 +7,14 @@ import torch
 from peft import IA3Config, LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from safety_neurons.engine import Side
 from safety_neurons.errors import InterventionError, UserError
 from safety_neurons.inference import Setting, decode
-from safety_neurons.interventions import Ablate, Patch, PatchMeans, Scale, intervene
+from safety_neurons.interventions import Ablate, Patch, PatchMeans, Scale, Steer, intervene
 from safety_neurons.models import LoadedModel
-from safety_neurons.units import UnitSet, UnitSpace, UnitValues
+from safety_neurons.units import SiteKind, UnitSet, UnitSpace, UnitValues
 from tests.parity.test_patching import columns_of, some_neurons
-from tests.tiny import ARCHITECTURES, down_projections, pre_hooks, prompts
+from tests.tiny import ARCHITECTURES, PARTS, down_projections, pre_hooks, prompts
 
 TOKENS = torch.tensor([[1, 9, 23, 40, 11], [1, 30, 8, 17, 52]])
 
@@ -238,3 +239,44 @@ def test_exported_weights_do_the_same_without_hooks(zoo, architecture, kind):
     for one in (Ablate(units, values), PatchMeans(units, values), Patch(units)):
         with pytest.raises(UserError):
             one.export(alone.hooked)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_steering_adds_to_what_enters_a_layer(zoo, architecture):
+    model, alone = zoo.model(zoo.source(architecture, None)), loaded(zoo, architecture)
+    space = alone.space(SiteKind.RESIDUAL)
+    vector = torch.linspace(-1, 1, model.config.get_text_config().hidden_size)
+    plain = logits(model)
+    for layer in (0, 1):
+        name = PARTS[architecture]["layer"].format(layer)
+        handle = model.get_submodule(name).register_forward_pre_hook(
+            lambda _, args: (args[0] + 3 * vector.double(), *args[1:])
+        )
+        expected = logits(model)
+        handle.remove()
+        with intervene(model, Steer.at(layer, vector, space, 3.0)):
+            torch.testing.assert_close(logits(model), expected, rtol=0, atol=1e-9)
+        assert (expected - plain).abs().max() > 1e-3
+    for layer, given, said in ((99, vector, "no residual"), (0, vector[1:], "15,")):
+        with pytest.raises(UserError, match=said):
+            Steer.at(layer, given, space)
+    with pytest.raises(UserError, match="no weights"):
+        Steer.at(0, vector, space).export(alone.hooked)
+
+
+def test_steering_in_a_batch_with_other_settings(zoo):
+    """Rows that are steered, steered otherwise, scaled, and left alone; against plain hooks."""
+    pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
+    vector = torch.linspace(-2, 2, 16)
+    space, units = pair.space(SiteKind.RESIDUAL), some_neurons(pair, 0.4)
+    interventions = [
+        (Steer.at(1, vector, space),),
+        (Steer.at(1, vector, space, -2.0), Scale(units, 2.0)),
+        (Patch(units),),
+        (),
+    ]
+    settings = [Setting(Side.UNALIGNED, one) for one in interventions]
+    together = decode(pair, prompts(), settings, max_new_tokens=6)
+    alone = [decode(pair, prompts(), [s], max_new_tokens=6)[0] for s in settings]
+    assert together == alone
+    assert len({str(found) for found in together}) == 4

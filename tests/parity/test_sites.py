@@ -40,7 +40,7 @@ ACTIVATIONS = {
     ),
     "gpt_neox": F.gelu,
 }
-KINDS = (SiteKind.ATTENTION, SiteKind.MLP)
+KINDS = (SiteKind.ATTENTION, SiteKind.MLP, SiteKind.RESIDUAL)
 WIDTHS = {**dict.fromkeys(ARCHITECTURES, 24), "gpt2": 64}
 
 
@@ -73,6 +73,11 @@ def computed_neurons(model, architecture: str, layer: int, x: torch.Tensor) -> t
     return act(x @ weights[into + "weight"].T + weights[into + "bias"])
 
 
+def projections(sites: list[Site]) -> list[Site]:
+    """The sites that are a projection with weights of its own."""
+    return [site for site in sites if site.key.site is not SiteKind.RESIDUAL]
+
+
 class Recorder:
     """Keeps what arrives at every site."""
 
@@ -100,7 +105,7 @@ def test_sites_are_found_and_proved(zoo, architecture):
     sites = find_sites(model)
     keys = [BlockKey(layer, kind) for layer in range(LAYERS) for kind in KINDS]
     assert [site.key for site in sites] == keys
-    assert [site.width for site in sites] == [16, WIDTHS[architecture]] * LAYERS
+    assert [site.width for site in sites] == [16, WIDTHS[architecture], 16] * LAYERS
     prove_sites(model, sites)
 
 
@@ -150,7 +155,7 @@ def test_an_attention_channel_is_what_the_output_projection_receives(zoo, archit
 def test_sites_of_an_adapted_model_are_the_base_layers(zoo, architecture, kind):
     pair = zoo.pair(zoo.source(architecture, kind), zoo.source(architecture, None))
     plain = {site.key: site.module for site in find_sites(load(zoo.base(architecture)))}
-    for site in pair.sides[Side.ALIGNED].sites:
+    for site in projections(pair.sides[Side.ALIGNED].sites):
         assert type(site.module) is type(plain[site.key])
         assert torch.equal(site.module.weight, plain[site.key].weight)
 
@@ -192,7 +197,7 @@ def test_a_module_that_is_never_run_is_no_site(zoo, architecture, place):
 @pytest.mark.parametrize("place", range(2 * LAYERS))
 def test_a_module_without_effect_on_the_logits_is_no_site(zoo, architecture, place):
     model = load(zoo.base(architecture))
-    sites = find_sites(model)
+    sites = projections(find_sites(model))
     sites[place].module.weight.zero_()
     with pytest.raises(InterventionError, match="changed no logit") as caught:
         prove_sites(model, sites)
@@ -204,7 +209,7 @@ def test_sites_with_swapped_layers_are_told_apart_by_the_layout(zoo):
     """The proof is of effect; the order of layers comes from the names alone."""
     sites = find_sites(load(zoo.base("llama", num_hidden_layers=12)))
     assert [site.key for site in sites] == [BlockKey(i, kind) for i in range(12) for kind in KINDS]
-    assert all(f".{site.key.layer}." in site.name for site in sites)
+    assert all(f".{site.key.layer}." in f"{site.name}." for site in sites)
 
 
 def test_proof_leaves_the_model_as_it_was(zoo):
@@ -239,7 +244,7 @@ def test_every_site_of_a_fresh_random_model_matters():
     model = random_model("llama", num_hidden_layers=6)
     sites = find_sites(model)
     prove_sites(model, sites)
-    for site in sites:
+    for site in projections(sites):
         copied = [dataclasses.replace(s) for s in sites]
         weight = site.module.weight.clone()
         site.module.weight.zero_()

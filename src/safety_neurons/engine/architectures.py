@@ -28,6 +28,7 @@ GATED = Architecture(
     {
         SiteKind.MLP: r"\.layers\.(\d+)\.mlp\.down_proj$",
         SiteKind.ATTENTION: r"\.layers\.(\d+)\.self_attn\.o_proj$",
+        SiteKind.RESIDUAL: r"\.layers\.(\d+)$",
     }
 )
 """Llama and all that is built like it."""
@@ -41,6 +42,7 @@ GPT2 = Architecture(
     {
         SiteKind.MLP: r"\.h\.(\d+)\.mlp\.c_proj$",
         SiteKind.ATTENTION: r"\.h\.(\d+)\.attn\.c_proj$",
+        SiteKind.RESIDUAL: r"\.h\.(\d+)$",
     }
 )
 
@@ -48,5 +50,6 @@ GPT_NEOX = Architecture(
     {
         SiteKind.MLP: r"\.layers\.(\d+)\.mlp\.dense_4h_to_h$",
         SiteKind.ATTENTION: r"\.layers\.(\d+)\.attention\.dense$",
+        SiteKind.RESIDUAL: r"\.layers\.(\d+)$",
     }
 )

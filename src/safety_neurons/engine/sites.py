@@ -4,7 +4,7 @@ A neuron is one coordinate of the input of an MLP's down projection: after the a
 function and the gate, and after any adapter scaling of that input. An attention channel is one
 coordinate of the input of the attention's output projection. A site is therefore such a
 projection's own module (the base layer, where PEFT wraps it), and its units are what that
-module receives.
+module receives. The residual stream's site is the layer that it enters.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _found(model: PreTrainedModel, kind: SiteKind, pattern: str) -> list[Site]:
             BlockKey(int(found.group(1)), kind),
             name,
             _base_layer(module),
-            _input_width(_base_layer(module)),
+            _width(model, kind, _base_layer(module)),
         )
         for name, module in model.named_modules()
         if (found := re.search(pattern, name))
@@ -137,7 +137,9 @@ def _base_layer(module: nn.Module) -> nn.Module:
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 
-def _input_width(projection: nn.Module) -> int:
+def _width(model: PreTrainedModel, kind: SiteKind, projection: nn.Module) -> int:
+    if kind is SiteKind.RESIDUAL:
+        return int(model.config.get_text_config().hidden_size)
     if isinstance(projection, nn.Linear):
         return projection.in_features
     return int(

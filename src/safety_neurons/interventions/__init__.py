@@ -7,6 +7,7 @@ from safety_neurons.interventions.holding import Ablate, PatchMeans
 from safety_neurons.interventions.live import intervene
 from safety_neurons.interventions.patching import Patch
 from safety_neurons.interventions.scaling import Scale
+from safety_neurons.interventions.steering import Steer
 
 __all__ = [
     "Ablate",
@@ -15,6 +16,7 @@ __all__ = [
     "Patch",
     "PatchMeans",
     "Scale",
+    "Steer",
     "donor_of",
     "intervene",
     "load_interventions",

@@ -24,20 +24,29 @@ class SiteKind(StrEnum):
     """Neurons: the input of an MLP's down projection, after the gate and any adapter's scaling."""
     ATTENTION = "attention"
     """Channels of the input of the attention's output projection: all heads' outputs."""
+    RESIDUAL = "residual"
+    """Channels of the residual stream that enters a layer; what is steered, and not ranked."""
 
     @property
     def letter(self) -> str:
         """What stands before a unit's number: `L12.N345`, `L12.A67`."""
-        return {"mlp": "N", "attention": "A"}[self.value]
+        return {"mlp": "N", "attention": "A", "residual": "R"}[self.value]
 
     @property
     def units(self) -> str:
         """What its units are called, several of them."""
-        return {"mlp": "neurons", "attention": "attention channels"}[self.value]
+        named = {
+            "mlp": "neurons",
+            "attention": "attention channels",
+            "residual": "residual channels",
+        }
+        return named[self.value]
 
     @property
     def described(self) -> str:
         """For manifests and reports."""
+        if self is SiteKind.RESIDUAL:
+            return "residual stream that enters the layer"
         projection = {"mlp": "down projection", "attention": "attention's output projection"}
         return f"input of the {projection[self.value]}, after adapter scaling"
 
