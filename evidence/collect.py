@@ -104,9 +104,10 @@ def _at_a_glance(
     yield (
         "| pair | prompts | "
         + " | ".join(f"{share:.1%}" for share in _GLANCE)
-        + " | highest random at 0.5% | N90 | necessity | harmless refused (aligned) |"
+        + " | highest random at 0.5% | N90 | necessity | harmless refused (aligned) | "
+        "answers that repeat (aligned) |"
     )
-    yield "| --- |" + " --- |" * (len(_GLANCE) + 5)
+    yield "| --- |" + " --- |" * (len(_GLANCE) + 6)
     for prompts, of in (("test", summaries), *parts.items()):
         for name, summary in of.items():
             curve = {point.share: point for point in summary.curve_of(PRIMARY, "test")}
@@ -120,6 +121,7 @@ def _at_a_glance(
                 _effect(summary.necessity),
                 f"{_number(summary.harmless['patched'].refusal_rate.value)} "
                 f"({_number(summary.aligned.over_refusal_rate)})",
+                f"{_repetition(summary, 'patched')} ({_repetition(summary, 'aligned')})",
             ]
             yield f"| {' | '.join(cells)} |"
     yield ""
@@ -127,6 +129,11 @@ def _at_a_glance(
 
 def _effect(point: CurvePoint | None) -> str:
     return "–" if point is None else f"{_number(point.causal_effect)} ({_bounds(point)})"
+
+
+def _repetition(summary: Summary, setting: str) -> str:
+    row = summary.coherence.get(setting)
+    return _number(row.repetition if row else None)
 
 
 def _of_pair(summary: Summary) -> Iterator[str]:
