@@ -23,6 +23,8 @@ if TYPE_CHECKING:
         Scale,
         Steer,
         intervene,
+        load_interventions,
+        save_interventions,
     )
     from safety_neurons.judges import HarmJudge, Judge, RefusalJudge, Verdict
     from safety_neurons.methods import RankingInRounds, RankingMethod
@@ -80,6 +82,8 @@ _HOMES = {
         "Scale",
         "Steer",
         "intervene",
+        "load_interventions",
+        "save_interventions",
     ),
     "judges": (
         "HarmJudge",
@@ -203,11 +207,13 @@ __all__ = [
     "generate",
     "intervene",
     "judge_answers",
+    "load_interventions",
     "load_prompts",
     "load_set",
     "reload_pair",
     "render_comparison",
     "render_report",
+    "save_interventions",
     "save_set",
     "save_top_units",
     "stability",
