@@ -91,9 +91,9 @@ def test_what_could_not_be_read_again_is_not_written(tmp_path):
 )
 def test_damage_is_told(tmp_path, damage, said):
     folder = save_interventions(ALL, tmp_path / "saved")
-    record = json.loads((folder / "intervention.json").read_text())
+    record = json.loads((folder / "interventions.json").read_text())
     damage(record)
-    (folder / "intervention.json").write_text(json.dumps(record))
+    (folder / "interventions.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match=said):
         load_interventions(folder)
 
@@ -102,6 +102,6 @@ def test_nothing_there_is_told(tmp_path):
     with pytest.raises(UserError, match="holds no interventions"):
         load_interventions(tmp_path)
     folder = save_interventions(ALL, tmp_path / "saved")
-    (folder / "intervention.safetensors").write_bytes(b"nothing")
+    (folder / "interventions.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match="save the interventions again"):
         load_interventions(folder)

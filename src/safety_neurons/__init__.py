@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from safety_neurons.report import render_comparison, render_report
     from safety_neurons.runs import RunFolder, StabilityCard, Summary, reload_pair
     from safety_neurons.studies.alignment import AlignRecipe, align
+    from safety_neurons.studies.applying import Applied, apply_scale, undo
     from safety_neurons.studies.calibrating import calibrate_judge
     from safety_neurons.studies.finding import FindOptions, find
     from safety_neurons.studies.generation import generate
@@ -125,6 +126,11 @@ _HOMES = {
         "AlignRecipe",
         "align",
     ),
+    "studies.applying": (
+        "Applied",
+        "apply_scale",
+        "undo",
+    ),
     "studies.calibrating": ("calibrate_judge",),
     "studies.finding": (
         "FindOptions",
@@ -164,6 +170,7 @@ __all__ = [
     "RANKINGS",
     "Ablate",
     "AlignRecipe",
+    "Applied",
     "ChatFormat",
     "Decoding",
     "FindOptions",
@@ -200,6 +207,7 @@ __all__ = [
     "Verdict",
     "align",
     "answer",
+    "apply_scale",
     "builtin",
     "calibrate_judge",
     "decode",
@@ -219,6 +227,7 @@ __all__ = [
     "stability",
     "top_units",
     "train_judge",
+    "undo",
     "validate",
 ]
 

@@ -40,7 +40,7 @@ def test_adapters_are_folded_in(zoo, architecture, kind, tmp_path):
     torch.testing.assert_close(logits(plain), logits(zoo.model(source)), rtol=0, atol=1e-9)
 
 
-def shifted(name: str, tensor: torch.Tensor) -> torch.Tensor:
+def shifted(tensor: torch.Tensor) -> torch.Tensor:
     return tensor + 0.5
 
 
@@ -121,7 +121,7 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(zoo, tmp_path
 
 
 def test_a_failure_on_the_way_leaves_nothing(zoo, tmp_path):
-    def fails(name, tensor):
+    def fails(tensor):
         raise RuntimeError("stopped")
 
     source = resolve(Source.parse(str(zoo.base("llama"))))

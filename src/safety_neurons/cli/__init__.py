@@ -9,6 +9,7 @@ import typer
 
 from safety_neurons.cli import (
     align,
+    apply,
     calibrate_judge,
     find,
     generate,
@@ -18,6 +19,7 @@ from safety_neurons.cli import (
     save_set,
     stability,
     train_judge,
+    undo,
     validate,
 )
 
@@ -41,6 +43,8 @@ for module in (
     calibrate_judge,
     train_judge,
     align,
+    apply,
+    undo,
 ):
     app.command(name=module.__name__.rpartition(".")[2].replace("_", "-"))(module.command)
 

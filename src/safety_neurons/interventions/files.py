@@ -18,7 +18,7 @@ from safety_neurons.registry import INTERVENTIONS
 from safety_neurons.storage import write_json, write_whole
 from safety_neurons.units import Block, BlockKey, SiteKind, UnitSet, UnitSpace, UnitValues
 
-RECORD, TENSORS = "intervention.json", "intervention.safetensors"
+RECORD, TENSORS = "interventions.json", "interventions.safetensors"
 FORMAT = "safety-neurons/interventions/1"
 _REMEDY = "save the interventions again"
 

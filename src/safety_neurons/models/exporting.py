@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,8 +28,24 @@ _WEIGHTS = "*.safetensors"
 _ADAPTERS_OWN = ("adapter_config.json", "adapter_model.safetensors", "README.md")
 _REMEDY = "save the model again with save_pretrained"
 
-Edit = Callable[[str, Tensor], Tensor]
-"""What a merged tensor becomes, given the name of its parameter; called for those it names."""
+Edit = Callable[[Tensor], Tensor]
+"""What a merged tensor becomes, in the precision of sums."""
+
+
+@dataclass(frozen=True)
+class Edited:
+    """A tensor that was edited, as it was merged and as it was written.
+
+    Args:
+        parameter: its name in the model.
+        name, file: its name in the checkpoint, and the file that holds it.
+    """
+
+    parameter: str
+    name: str
+    file: str
+    merged: Tensor
+    written: Tensor
 
 
 def export(
@@ -36,6 +53,8 @@ def export(
     out: str | Path,
     edits: Mapping[str, Edit] | None = None,
     *,
+    seen: Callable[[Edited], None] | None = None,
+    beside: Callable[[Path], None] | None = None,
     trust_remote_code: bool = False,
 ) -> Path:
     """Write what `resolved` names as a checkpoint that transformers loads without PEFT.
@@ -43,6 +62,8 @@ def export(
     Args:
         out: a folder that does not exist yet.
         edits: further changes, by the names of the model's parameters.
+        seen: is shown every tensor that was edited.
+        beside: writes what else belongs into the folder, before it gets its name.
 
     Returns:
         The folder.
@@ -62,77 +83,106 @@ def export(
         )
     layout = Layout.of(config, trust_remote_code=trust_remote_code)
     tied = layout.tied
-    changes = _changes(layout, resolved, edits or {})
+    adapter = resolved.adapter
+    folds = {} if adapter is None else folds_of(layout, adapter, str(resolved.source.adapter))
     draft = out.with_name(f".{out.name}.draft")
     remove(draft)
     draft.mkdir(parents=True)
     try:
-        untied = tied and bool(changes.keys() & {layout.head, layout.embedding})
-        _write_shards(resolved.base, draft, layout, changes, untied=untied)
+        changed = folds.keys() | (edits or {}).keys()
+        untied = tied and bool(changed & {layout.head, layout.embedding})
+        writer = _Writer(resolved.base, draft, layout, folds, edits or {}, untied, seen)
+        writer.write()
         _copy_the_rest(resolved, draft, untied=untied)
+        if beside is not None:
+            beside(draft)
         draft.rename(out)
     finally:
         remove(draft)
     return out
 
 
-def _changes(layout: Layout, resolved: Resolved, edits: Mapping[str, Edit]) -> dict[str, Fold]:
-    """What becomes of each parameter: the adapter's part first, then the edit."""
-    adapter = resolved.adapter
-    folds = {} if adapter is None else folds_of(layout, adapter, str(resolved.source.adapter))
+def stored_dtype(resolved: Resolved) -> torch.dtype:
+    """The precision in which the base's weights are kept.
 
-    def both(name: str) -> Fold:
-        fold, edit = folds.get(name), edits.get(name)
+    Returns:
+        That of the first tensor.
 
-        def change(tensor: Tensor) -> Tensor:
-            tensor = tensor if fold is None else fold(tensor)
-            return tensor if edit is None else edit(name, tensor)
-
-        return change
-
-    return {name: both(name) for name in folds.keys() | edits.keys()}
+    Raises:
+        UserError: if its weights cannot be read.
+    """
+    shard = min(resolved.base.glob(_WEIGHTS))
+    with reading(shard, remedy=_REMEDY), safe_open(shard, "pt") as file:
+        dtype: torch.dtype = file.get_tensor(min(file.keys())).dtype
+        return dtype
 
 
-def _write_shards(
-    base: Path, out: Path, layout: Layout, changes: Mapping[str, Fold], *, untied: bool
-) -> None:
-    wanted = set(changes)
-    shards = sorted(base.glob(_WEIGHTS))
-    located = dict(_located(shards, layout, wanted | ({layout.embedding} if untied else set())))
-    head_is_there = layout.head in located.values()
-    lacking = wanted - set(located.values()) - ({layout.head} if untied else set())
-    if lacking:
-        raise UserError(
-            f"The checkpoint '{base}' has no tensor that is '{min(lacking)}' of the model, so it "
-            f"cannot be changed; {_REMEDY}."
-        )
-    index: dict[str, str] = {}
-    for shard in shards:
-        written = _read(shard)
-        for name in list(written):
-            tensor, parameter = written[name], located.get(name, "")
-            written[name] = _changed(tensor, changes.get(parameter))
-            if untied and parameter == layout.embedding and not head_is_there:
-                written[layout.head] = _changed(tensor, changes.get(layout.head)).clone()
-        save_file(written, out / shard.name, {"format": "pt"})
-        index |= dict.fromkeys(written, shard.name)
-    if (base / _INDEX).is_file():
-        with reading(base / _INDEX, remedy=_REMEDY):
-            content = json.loads((base / _INDEX).read_text(encoding="utf-8"))
-        content["weight_map"] = index
-        (out / _INDEX).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+@dataclass(frozen=True)
+class _Writer:
+    """Writes the shards of a checkpoint anew.
+
+    Args:
+        untied: whether embedding and unembedding, one tensor so far, become two.
+    """
+
+    base: Path
+    out: Path
+    layout: Layout
+    folds: Mapping[str, Fold]
+    edits: Mapping[str, Edit]
+    untied: bool
+    seen: Callable[[Edited], None] | None
+
+    def write(self) -> None:
+        """All shards, and their index where the checkpoint has one."""
+        head, embedding = self.layout.head, self.layout.embedding
+        wanted = self.folds.keys() | self.edits.keys()
+        shards = sorted(self.base.glob(_WEIGHTS))
+        located = dict(_located(shards, self.layout, wanted | {embedding, head}))
+        parted = self.untied and head not in located.values()
+        lacking = wanted - set(located.values()) - ({head} if parted else set())
+        if lacking:
+            raise UserError(
+                f"The checkpoint '{self.base}' has no tensor that is '{min(lacking)}' of the "
+                f"model, so it cannot be changed; {_REMEDY}."
+            )
+        index: dict[str, str] = {}
+        for shard in shards:
+            tensors = _read(shard)
+            for name, tensor in list(tensors.items()):
+                parameter = located.get(name, "")
+                tensors[name] = self._changed(tensor, parameter, name, shard.name)
+                if parted and parameter == embedding:
+                    own = self._changed(tensor, head, head, shard.name)
+                    tensors[head] = own.clone()  # safetensors holds no tensor twice
+            save_file(tensors, self.out / shard.name, {"format": "pt"})
+            index |= dict.fromkeys(tensors, shard.name)
+        if (self.base / _INDEX).is_file():
+            with reading(self.base / _INDEX, remedy=_REMEDY):
+                content = json.loads((self.base / _INDEX).read_text(encoding="utf-8"))
+            content["weight_map"] = index
+            text = json.dumps(content, indent=2) + "\n"
+            (self.out / _INDEX).write_text(text, encoding="utf-8")
+
+    def _changed(self, tensor: Tensor, parameter: str, name: str, file: str) -> Tensor:
+        fold, edit = self.folds.get(parameter), self.edits.get(parameter)
+        if fold is None and edit is None:
+            return tensor
+        stored = tensor.dtype
+        precise = tensor.to(torch.promote_types(stored, torch.float32))
+        precise = precise if fold is None else fold(precise)
+        merged = precise.to(stored).contiguous()
+        if edit is None:
+            return merged
+        written = edit(precise).to(stored).contiguous()
+        if self.seen is not None:
+            self.seen(Edited(parameter, name, file, merged, written))
+        return written
 
 
 def _read(shard: Path) -> dict[str, Tensor]:
     with reading(shard, remedy=_REMEDY), safe_open(shard, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
-def _changed(tensor: Tensor, change: Fold | None) -> Tensor:
-    if change is None:
-        return tensor
-    precise = torch.promote_types(tensor.dtype, torch.float32)
-    return change(tensor.to(precise)).to(tensor.dtype).contiguous()
 
 
 def _located(shards: list[Path], layout: Layout, wanted: set[str]) -> Iterator[tuple[str, str]]:

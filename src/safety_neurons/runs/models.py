@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from safety_neurons.engine import Side
 from safety_neurons.errors import UserError, gathered
-from safety_neurons.models import ModelPair, Source
+from safety_neurons.models import LoadedModel, ModelPair, Source
 from safety_neurons.models.identity import differences
 from safety_neurons.models.pair import identity_of
 from safety_neurons.runs.folder import DAMAGED, RunFolder
@@ -82,6 +83,25 @@ def identity_in(run: RunFolder) -> str:
     """
     files = {side: _files(run, model) for side, model in models_of(run).items()}
     return identity_of(files, loading_of(run).template_from)
+
+
+def source_of(run: RunFolder, side: Side) -> Source:
+    """Where one side of the run's pair lies."""
+    return _source(models_of(run)[side])
+
+
+def require_same_model(run: RunFolder, side: Side, model: LoadedModel) -> None:
+    """Demand that `model` is that side of the run's pair, to the last byte.
+
+    Raises:
+        UserError: naming files that differ.
+    """  # noqa: DOC501
+    if faults := _faults(run, side, models_of(run)[side], model.provenance):
+        raise gathered(
+            faults,
+            headline=f"'{run.path}' was found on another model than this; what differs",
+            remedy="Run `safety-neurons find` again in a new folder.",
+        )
 
 
 def _source(model: ModelRecord) -> Source:

@@ -1,0 +1,86 @@
+"""Take an applied intervention back: the merged model, bit for bit, from the changed slices."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from safety_neurons.errors import UserError, reading
+from safety_neurons.storage import remove
+from safety_neurons.studies.applying.record import (
+    RECORD,
+    UNDO,
+    AppliedRecord,
+    ChangedTensor,
+    sha256_of_tensor,
+)
+
+_OWN = (RECORD, UNDO, "README.md")
+_REMEDY = "apply the intervention again"
+
+
+def undo(folder: str | Path, out: str | Path) -> Path:
+    """Write the model that was in `folder` before `apply` changed it.
+
+    Args:
+        out: a folder that does not exist yet.
+
+    Returns:
+        The folder, a checkpoint with the adapter folded in and nothing else changed.
+
+    Raises:
+        UserError: if `folder` was not written by `apply`, its weights are not those that it wrote,
+            or `out` exists.
+    """
+    folder, out = Path(folder), Path(out)
+    if out.exists():
+        raise UserError(f"'{out}' exists already; name another folder.")
+    if not (folder / RECORD).is_file() or not (folder / UNDO).is_file():
+        raise UserError(f"'{folder}' was not written by apply (it has no {RECORD} and {UNDO}).")
+    with reading(folder / RECORD, remedy=_REMEDY):
+        record = AppliedRecord.parsed((folder / RECORD).read_text(encoding="utf-8"))
+    kept = _read(folder / UNDO)
+    changed: dict[str, list[ChangedTensor]] = {}
+    for tensor in record.tensors:
+        changed.setdefault(tensor.file, []).append(tensor)
+    draft = out.with_name(f".{out.name}.draft")
+    remove(draft)
+    draft.mkdir(parents=True)
+    try:
+        for file in sorted(folder.iterdir()):
+            if file.name in changed:
+                tensors = _restored(file, changed[file.name], kept)
+                save_file(tensors, draft / file.name, {"format": "pt"})
+            elif file.is_file() and file.name not in _OWN:
+                shutil.copyfile(file, draft / file.name)
+        draft.rename(out)
+    finally:
+        remove(draft)
+    return out
+
+
+def _restored(
+    file: Path, changed: list[ChangedTensor], kept: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    tensors = _read(file)
+    for one in changed:
+        tensor, slices = tensors.get(one.name), kept.get(f"{one.name}/slices")
+        if tensor is None or slices is None or sha256_of_tensor(tensor) != one.after:
+            raise UserError(
+                f"'{one.name}' in '{file}' is not what apply wrote, so there is nothing to take "
+                "back; undo belongs to the very weights that it was written with."
+            )
+        index = kept[f"{one.name}/index"].long()
+        tensors[one.name] = tensor.index_copy(one.axis, index, slices)
+        if sha256_of_tensor(tensors[one.name]) != one.before:
+            raise UserError(f"'{file.with_name(UNDO)}' does not give '{one.name}' back; {_REMEDY}.")
+    return tensors
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    with reading(file, remedy=_REMEDY), safe_open(file, "pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118

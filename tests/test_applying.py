@@ -1,0 +1,168 @@
+"""Amplified models as checkpoints, and back: baked equals live, undo equals before."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from safety_neurons.errors import UserError
+from safety_neurons.inference import Decoding, Setting, decode
+from safety_neurons.interventions import Scale
+from safety_neurons.judges import Verdict
+from safety_neurons.models import LoadedModel
+from safety_neurons.models.exporting import export
+from safety_neurons.models.sources import Source, resolve
+from safety_neurons.runs import RunFolder
+from safety_neurons.studies.applying import apply, apply_scale, undo
+from safety_neurons.studies.finding import FindOptions, find
+from safety_neurons.studies.sets import top_units
+from tests.commands import invoke, refused
+from tests.tiny import ARCHITECTURES, prompts, words
+
+DECODING = Decoding(4, 8)
+ASKED = words("asked", 9)
+
+
+class Always:
+    """Everything is a refusal, or nothing that was answered after the first `until` answers."""
+
+    name = "always-1"
+
+    def __init__(self, until: int = 10**9) -> None:
+        self.until = until
+
+    def __call__(self, asked, responses):
+        found = [
+            Verdict.REFUSAL if i < self.until else Verdict.COMPLIANCE for i in range(len(responses))
+        ]
+        self.until -= len(responses)
+        return found
+
+
+@pytest.fixture(scope="module")
+def run_of(zoo, tmp_path_factory):
+    """Runs on tiny pairs, made once each."""
+    made = {}
+
+    def of(architecture: str, kind: str) -> RunFolder:
+        if (architecture, kind) not in made:
+            pair = zoo.pair(zoo.source(architecture, kind), zoo.source(architecture, None))
+            options = FindOptions(("change-score",), decoding=DECODING)
+            folder = tmp_path_factory.mktemp("runs") / "run"
+            made[architecture, kind] = find(pair, folder, words("found", 3), options)
+        return made[architecture, kind]
+
+    return of
+
+
+def applied(run: RunFolder, out, scale: float = 2.5, **more):
+    options = {"prompts": ASKED, "judge": Always(), "decoding": DECODING, "device": "cpu", **more}
+    return apply_scale(run, out, scale, 0.4, **options)
+
+
+@pytest.mark.parametrize("kind", ["ia3", "lora"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_what_is_written_does_what_the_live_model_does(
+    zoo, run_of, architecture, kind, tmp_path, monkeypatch
+):
+    # Random models may answer nothing at all when they are amplified, which is no refusal.
+    monkeypatch.setattr(apply, "_refusals", lambda *_: None)
+    run, source = run_of(architecture, kind), zoo.source(architecture, kind)
+    done = applied(run, tmp_path / "out")
+    assert done.record.difference < 1e-9
+    model = LoadedModel.load(source, dtype=torch.float64, device="cpu")
+    setting = Setting(interventions=(Scale(top_units(run, 0.4), 2.5),))
+    (live, as_it_is) = decode(model, prompts(), [setting, Setting()], max_new_tokens=6)
+    written = LoadedModel.load(str(done.folder), dtype=torch.float64, device="cpu")
+    assert decode(written, prompts(), [Setting()], max_new_tokens=6) == [live]
+    assert live != as_it_is
+    AutoModelForCausalLM.from_pretrained(done.folder)  # and transformers alone reads it
+    merged = export(resolve(Source.parse(source)), tmp_path / "merged")
+    back = undo(done.folder, tmp_path / "back")
+    for file in merged.glob("*.safetensors"):
+        wanted, found = load_file(file), load_file(back / file.name)
+        assert wanted.keys() == found.keys()
+        assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    left = {file.name for file in back.iterdir()}
+    assert left == {file.name for file in merged.iterdir()}
+
+
+def test_a_scale_of_1_is_the_merged_model(zoo, run_of, tmp_path):
+    done = applied(run_of("llama", "ia3"), tmp_path / "out", 1.0)
+    assert done.record.refusals is None
+    assert done.record.tensors == []
+    merged = export(resolve(Source.parse(zoo.source("llama", "ia3"))), tmp_path / "merged")
+    name = "model.safetensors"
+    assert (done.folder / name).read_bytes() == (merged / name).read_bytes()
+    undone = undo(done.folder, tmp_path / "back")
+    assert (undone / name).read_bytes() == (merged / name).read_bytes()
+
+
+def test_what_was_done_stands_beside_it(run_of, tmp_path, monkeypatch):
+    run = run_of("llama", "ia3")
+    measured = {"before": 0.5, "after": 0.75, "n": 12}
+    monkeypatch.setattr(apply, "_refusals", lambda *_: measured)
+    done = applied(run, tmp_path / "out", command="apply something")
+    record = json.loads((done.folder / "intervention.json").read_text())
+    assert record["intervention"] == {
+        "intervention": "scale",
+        "units": len(top_units(run, 0.4)),
+        "factor": 2.5,
+    }
+    assert sum(map(len, record["units"].values())) == len(top_units(run, 0.4))
+    assert record["command"] == "apply something"
+    card = (done.folder / "README.md").read_text()
+    assert "multiplied by 2.5" in card
+    assert "50% before, 75% after (of 12)" in card
+    assert record["refusals"] == measured
+
+
+def test_a_drop_in_refusals_is_refused_and_nothing_is_written(run_of, tmp_path):
+    with pytest.raises(UserError, match=r"refuses 0% of 12 .* refused 100%"):
+        applied(run_of("llama", "ia3"), tmp_path / "out", judge=Always(until=12))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("scale", [0.5, -2.0, float("nan"), float("inf")])
+def test_only_strengthening_is_written(run_of, tmp_path, scale):
+    with pytest.raises(UserError, match="Scales of 1 or more"):
+        applied(run_of("llama", "ia3"), tmp_path / "out", scale)
+
+
+def test_undo_belongs_to_its_weights(run_of, tmp_path):
+    done = applied(run_of("llama", "ia3"), tmp_path / "out")
+    with pytest.raises(UserError, match="exists already"):
+        undo(done.folder, done.folder)
+    with pytest.raises(UserError, match="not written by apply"):
+        undo(tmp_path, tmp_path / "back")
+    other = shutil.copytree(done.folder, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    name = done.record.tensors[0].name
+    save_file({**tensors, name: tensors[name] + 1}, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="is not what apply wrote"):
+        undo(other, tmp_path / "back")
+    kept = load_file(done.folder / "undo.safetensors")
+    kept[f"{name}/slices"] += 1
+    save_file(kept, done.folder / "undo.safetensors")
+    with pytest.raises(UserError, match="does not give"):
+        undo(done.folder, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_the_commands(whole_run, tmp_path):
+    run = shutil.copytree(whole_run, tmp_path / "run")
+    one = ["--share", "0.1", "--device", "cpu"]
+    out, back = tmp_path / "out", tmp_path / "back"
+    said = invoke("apply", run, "--scale", "1", *one, "--out", out)
+    assert said.exit_code == 0, said.output
+    assert "Written" in said.output
+    refused(invoke("apply", run, "--scale", "1", *one, "--out", out), "exists already")
+    refused(invoke("apply", run, "--scale", "0.5", *one, "--out", tmp_path / "x"), "1 or more")
+    said = invoke("undo", out, "--out", back)
+    assert said.exit_code == 0, said.output
+    refused(invoke("undo", tmp_path, "--out", tmp_path / "x"), "not written by apply")
