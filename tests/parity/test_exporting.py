@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from safety_neurons.errors import UserError
+from safety_neurons.models.checkpoints import load_tokenizer
 from safety_neurons.models.exporting import export
 from safety_neurons.models.sources import Source, resolve
 from tests.tiny import ARCHITECTURES, load, random_model, save_adapter
@@ -128,3 +129,24 @@ def test_a_failure_on_the_way_leaves_nothing(zoo, tmp_path):
     with pytest.raises(RuntimeError, match="stopped"):
         export(source, tmp_path / "out", {"model.layers.0.mlp.down_proj.weight": fails})
     assert not list(tmp_path.iterdir())
+
+
+def test_the_tokenizer_is_the_one_that_the_source_is_read_with(zoo, tmp_path):
+    base, adapter = zoo.base("llama"), tmp_path / "adapter"
+    for name, change in (
+        ("plain", lambda: None),
+        ("template", lambda: (adapter / "chat_template.jinja").write_text("{{ 'hi' }}")),
+        ("settings", lambda: (adapter / "tokenizer_config.json").write_text('{"bos_token": "x"}')),
+        ("whole", lambda: shutil.copyfile(base / "tokenizer.json", adapter / "tokenizer.json")),
+    ):
+        if not adapter.exists():
+            shutil.copytree(zoo.adapter("llama", "ia3"), adapter)
+        change()
+        source = resolve(Source.parse(f"{base}+{adapter}"))
+        wanted = load_tokenizer(source)
+        found = load_tokenizer(resolve(Source.parse(str(export(source, tmp_path / name)))))
+        assert found.chat_template == wanted.chat_template, name
+        assert found.get_vocab() == wanted.get_vocab()
+        assert found.special_tokens_map == wanted.special_tokens_map, name
+        left = {file.name for file in (tmp_path / name).iterdir()}
+        assert not left & {"README.md", "adapter_config.json", "adapter_model.safetensors"}

@@ -115,9 +115,7 @@ def load_tokenizer(
     Raises:
         UserError: if there is none, or it cannot be read.
     """
-    adapter = resolved.adapter.folder if resolved.adapter else None
-    own = adapter is not None and _has_vocabulary(adapter)
-    folder = adapter if adapter is not None and own else resolved.base
+    folder = tokenizer_folder(resolved)
     with reading(folder, remedy=_TOKENIZER_REMEDY):
         tokenizer = AutoTokenizer.from_pretrained(
             folder,
@@ -127,11 +125,23 @@ def load_tokenizer(
         tokenizer.padding_side = "left"
         # What is wrong with its settings may show only when it is used.
         tokenizer.decode(tokenizer("Hello")["input_ids"], skip_special_tokens=True)
-    if adapter is not None and not own:
-        tokenizer.chat_template = _template_in(adapter) or tokenizer.chat_template
+    tokenizer.chat_template = template_beside(resolved) or tokenizer.chat_template
     # transformers looks into `chat_template.json` for processors of images alone.
     tokenizer.chat_template = tokenizer.chat_template or _template_in(folder)
     return tokenizer
+
+
+def tokenizer_folder(resolved: Resolved) -> Path:
+    """Where a source's tokenizer lies: beside its adapter, if a vocabulary is there."""
+    adapter = resolved.adapter
+    return adapter.folder if adapter and _has_vocabulary(adapter.folder) else resolved.base
+
+
+def template_beside(resolved: Resolved) -> str | dict[str, str] | None:
+    """The chat template of an adapter that has no tokenizer of its own; it counts all the same."""
+    if resolved.adapter is None or tokenizer_folder(resolved) != resolved.base:
+        return None
+    return _template_in(resolved.adapter.folder)
 
 
 def unread_beside(resolved: Resolved) -> list[str]:

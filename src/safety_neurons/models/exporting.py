@@ -18,14 +18,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from safety_neurons.errors import UserError, reading
-from safety_neurons.models.checkpoints import load_config
+from safety_neurons.models.checkpoints import load_config, template_beside, tokenizer_folder
 from safety_neurons.models.folding import Fold, Layout, folds_of
+from safety_neurons.models.identity import CODE, CONFIGS, TOKENIZER
 from safety_neurons.models.sources import Resolved
 from safety_neurons.storage import remove
 
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = "*.safetensors"
-_ADAPTERS_OWN = ("adapter_config.json", "adapter_model.safetensors", "README.md")
 _REMEDY = "save the model again with save_pretrained"
 
 Edit = Callable[[Tensor], Tensor]
@@ -156,6 +156,7 @@ class _Writer:
                     own = self._changed(tensor, head, head, shard.name)
                     tensors[head] = own.clone()  # safetensors holds no tensor twice
             save_file(tensors, self.out / shard.name, {"format": "pt"})
+            (self.out / shard.name).chmod(0o644)
             index |= dict.fromkeys(tensors, shard.name)
         if (self.base / _INDEX).is_file():
             with reading(self.base / _INDEX, remedy=_REMEDY):
@@ -195,15 +196,15 @@ def _located(shards: list[Path], layout: Layout, wanted: set[str]) -> Iterator[t
 
 
 def _copy_the_rest(resolved: Resolved, out: Path, *, untied: bool) -> None:
-    """Configuration, tokenizer, templates; those of an adapter over those of its base."""
-    for file in sorted(resolved.base.iterdir()):
-        if file.is_file() and file.suffix != ".safetensors" and file.name != _INDEX:
-            shutil.copyfile(file, out / file.name)
-    if resolved.adapter is not None:
-        for file in sorted(resolved.adapter.folder.iterdir()):
-            is_settings = file.suffix in (".json", ".jinja", ".model", ".txt")
-            if file.is_file() and is_settings and file.name not in _ADAPTERS_OWN:
-                shutil.copyfile(file, out / file.name)
+    """Configuration and code; the tokenizer and chat template that the source is read with."""
+    homes = {CONFIGS: resolved.base, CODE: resolved.base, TOKENIZER: tokenizer_folder(resolved)}
+    for patterns, home in homes.items():
+        for file in (found for pattern in patterns for found in home.glob(pattern)):
+            place = out / file.relative_to(home)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, place)
+    if (template := template_beside(resolved)) is not None:
+        _write_template(template, out)
     if untied:
         file = out / "config.json"
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -211,3 +212,14 @@ def _copy_the_rest(resolved: Resolved, out: Path, *, untied: bool) -> None:
             if "tie_word_embeddings" in part or part is content:
                 part["tie_word_embeddings"] = False
         file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_template(template: str | dict[str, str], out: Path) -> None:
+    """One template, or several by name, where transformers looks for them."""
+    named = {"default": template} if isinstance(template, str) else template
+    for name, text in named.items():
+        file = out / "chat_template.jinja"
+        if name != "default":
+            file = out / "additional_chat_templates" / f"{name}.jinja"
+            file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")

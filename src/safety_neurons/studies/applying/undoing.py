@@ -55,6 +55,7 @@ def undo(folder: str | Path, out: str | Path) -> Path:
             if file.name in changed:
                 tensors = _restored(file, changed[file.name], kept)
                 save_file(tensors, draft / file.name, {"format": "pt"})
+                (draft / file.name).chmod(0o644)
             elif file.is_file() and file.name not in _OWN:
                 shutil.copyfile(file, draft / file.name)
         draft.rename(out)
