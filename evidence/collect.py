@@ -215,7 +215,7 @@ def _of_card(card: StabilityCard) -> Iterator[str]:
     yield "| --- | --- | --- | --- | --- |"
     for row in card.overlaps:
         yield (
-            f"| {row.changed} | {row.against} | {_number(row.iou)} | {_number(row.chance)} | "
+            f"| {row.changed} | {row.against} | {_number(row.iou)} | {_chance(row.chance)} | "
             f"{_number(row.rank_correlation)} |"
         )
     yield ""
@@ -235,6 +235,10 @@ def _rates(summary: Summary, side: str) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
+
+
+def _chance(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _share(value: float | None) -> str:

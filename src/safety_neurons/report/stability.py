@@ -30,7 +30,7 @@ def overlaps_chart(card: StabilityCard) -> Sized:
             name,
             one.iou,
             _fraction(one.iou),
-            f"{name}: {_fraction(one.iou)} shared, by chance {_fraction(one.chance)}",
+            f"{name}: {_fraction(one.iou)} shared, by chance {_fraction(one.chance, 3)}",
             beside=one.chance,
         )
         for one in card.overlaps
@@ -47,5 +47,5 @@ def _sets(card: StabilityCard) -> Iterator[Strip]:
         yield effect_strip(control.name, control, RANDOM)
 
 
-def _fraction(value: float | None) -> str:
-    return words.NOT_ENOUGH if value is None else f"{value:.2f}"
+def _fraction(value: float | None, digits: int = 2) -> str:
+    return words.NOT_ENOUGH if value is None else f"{value:.{digits}f}"

@@ -77,10 +77,11 @@ def _noise(own: SetEffect, controls: Sequence[SetEffect], halves: Overlap) -> li
 
 
 def _shared(halves: Overlap) -> str:
-    def shown(value: float | None) -> str:
-        return "–" if value is None else f"{value:.2f}"
+    def shown(value: float | None, digits: int) -> str:
+        return "–" if value is None else f"{value:.{digits}f}"
 
-    return f"an intersection over union of {shown(halves.iou)} (by chance {shown(halves.chance)})"
+    by_chance = shown(halves.chance, 3)  # of small sets it is far below a hundredth
+    return f"an intersection over union of {shown(halves.iou, 2)} (by chance {by_chance})"
 
 
 def _number(effect: SetEffect) -> str:
