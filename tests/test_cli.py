@@ -239,7 +239,7 @@ def test_testing_on_what_was_found_on_is_refused(
     run = tmp_path / "run"
     assert invoke(*find_arguments, "--out", run).exit_code == 0
     seen = replaced(validate_arguments, "--prompts", files["find"])
-    refused(invoke("validate", run, *seen), "not found on")
+    refused(invoke("validate", run, *seen), "neither found nor chosen on")
 
 
 def test_a_foreign_folder_is_left_alone(find_arguments, tmp_path):
