@@ -3,7 +3,7 @@
 from safety_neurons.engine.group import ALONE, Alone, HookedModel, ModelGroup, Role, Side
 from safety_neurons.engine.hooks import HookPoint, HookSet
 from safety_neurons.engine.rows import Activations, PairedRows, SiteEdit, Tokens
-from safety_neurons.engine.sites import Site, space_of
+from safety_neurons.engine.sites import Site, input_axis, space_of
 
 __all__ = [
     "ALONE",
@@ -19,5 +19,6 @@ __all__ = [
     "Site",
     "SiteEdit",
     "Tokens",
+    "input_axis",
     "space_of",
 ]

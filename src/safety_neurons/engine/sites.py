@@ -40,6 +40,15 @@ class Site:
     width: int
 
 
+def input_axis(projection: nn.Module) -> int:
+    """The axis of a projection's weight along which its inputs lie.
+
+    Returns:
+        1 for a Linear's columns, 0 for the rows of GPT-2's Conv1D.
+    """
+    return 1 if isinstance(projection, nn.Linear) else 0
+
+
 def space_of(sites: Iterable[Site], kinds: Sequence[SiteKind]) -> UnitSpace:
     """The units of some kinds of sites.
 
@@ -140,11 +149,7 @@ def _base_layer(module: nn.Module) -> nn.Module:
 def _width(model: PreTrainedModel, kind: SiteKind, projection: nn.Module) -> int:
     if kind is SiteKind.RESIDUAL:
         return int(model.config.get_text_config().hidden_size)
-    if isinstance(projection, nn.Linear):
-        return projection.in_features
-    return int(
-        projection.get_parameter("weight").shape[0]
-    )  # transformers' Conv1D keeps (inputs, outputs)
+    return int(projection.get_parameter("weight").shape[input_axis(projection)])
 
 
 @torch.no_grad()

@@ -60,7 +60,7 @@ def decode(
     if len(recipients) != 1:
         raise ValueError("Settings with different recipients need calls of their own.")
     for setting in settings:
-        require_units(setting.interventions, group)
+        require_units(setting.interventions, group.space)
     batch = _DecodedRows(group, prompts, settings, max_new_tokens)
     with batch.rows:
         batch.prefill()

@@ -107,7 +107,7 @@ def surprisals(
     if any(setting.interventions for setting in others.values()):
         raise ValueError("Settings with interventions on both sides need calls of their own.")
     for setting in own.values():
-        require_units(setting.interventions, group)
+        require_units(setting.interventions, group.space)
     nats = {name: [0.0] * len(prompts) for name in settings}
     # Logits are kept at every completion position, so batches are half as large.
     batches = decoding.batches(prompts, settings=2 * (len(own) + 1))

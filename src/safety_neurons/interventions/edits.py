@@ -7,17 +7,17 @@ recipient. What rows under interventions of one family have in common is compute
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from safety_neurons.engine import Activations, ModelGroup, Role, Side
+from safety_neurons.engine import Activations, Role, Side
 from safety_neurons.errors import InterventionError, UserError
 from safety_neurons.interventions.base import Intervention
-from safety_neurons.units import BlockKey
+from safety_neurons.units import BlockKey, UnitSpace
 
 
 def donor_of(interventions: Sequence[Intervention], recipient: Role) -> Side | None:
@@ -41,10 +41,17 @@ def donor_of(interventions: Sequence[Intervention], recipient: Role) -> Side | N
     return recipient.other
 
 
-def require_units(interventions: Sequence[Intervention], group: ModelGroup) -> None:
-    """Raise UserError for an intervention at units that the models of `group` do not have."""
+def require_units(interventions: Sequence[Intervention], space: Callable[..., UnitSpace]) -> None:
+    """Demand that interventions are at units that a model has.
+
+    Args:
+        space: the model's units of some kinds of sites, such as `ModelGroup.space`.
+
+    Raises:
+        UserError: for the first that is not.
+    """
     for each in interventions:
-        if each.units.space != group.space(*each.units.space.kinds):
+        if each.units.space != space(*each.units.space.kinds):
             raise UserError(
                 "An intervention is at units of a differently shaped model; make it from a ranking "
                 "or set of this one."

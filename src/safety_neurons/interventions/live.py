@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 from safety_neurons.engine import ALONE, Activations, HookPoint, HookSet, space_of
 from safety_neurons.engine.hooks import InputEdit
 from safety_neurons.engine.sites import Site, find_live_sites
-from safety_neurons.errors import InterventionError, UserError
+from safety_neurons.errors import InterventionError
 from safety_neurons.interventions.base import Intervention
-from safety_neurons.interventions.edits import InterventionEdit
+from safety_neurons.interventions.edits import InterventionEdit, require_units
 
 
 @contextmanager
@@ -35,13 +35,7 @@ def intervene(model: PreTrainedModel | PeftModel, *interventions: Intervention) 
     plain = _inside(model)
     sites = find_live_sites(plain)
     edits = [InterventionEdit([each], ALONE, device=plain.device) for each in interventions]
-    for each in interventions:
-        kinds = each.units.space.kinds
-        if each.units.space != space_of(sites, kinds):
-            raise UserError(
-                "An intervention is at units of a differently shaped model; make it from a ranking "
-                "or set of this one."
-            )
+    require_units(interventions, lambda *kinds: space_of(sites, kinds))
     points = [
         HookPoint(site.name, site.module, "input", _hook(site, acting))
         for site in sites

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from safety_neurons.engine import HookedModel, Site
+from safety_neurons.engine import HookedModel, Site, input_axis
 from safety_neurons.errors import UserError
 from safety_neurons.interventions.base import Intervention
 from safety_neurons.storage import digest
@@ -73,9 +73,7 @@ class Scale(Intervention):
             for module in _reading(model, site) if len(columns) else ():
                 weight = module.get_parameter("weight")
                 baked = weight.detach().clone()
-                # Inputs are columns of a Linear, and rows of GPT-2's Conv1D.
-                inputs = baked.T if isinstance(module, nn.Linear) else baked
-                inputs[columns] *= self.factor
+                baked.movedim(input_axis(module), 0)[columns] *= self.factor
                 changed[names[id(weight)]] = baked
         return changed
 

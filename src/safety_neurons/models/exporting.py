@@ -22,7 +22,7 @@ from safety_neurons.models.checkpoints import load_config, template_beside, toke
 from safety_neurons.models.folding import Fold, Layout, folds_of
 from safety_neurons.models.identity import CODE, CONFIGS, TOKENIZER
 from safety_neurons.models.sources import Resolved
-from safety_neurons.storage import remove
+from safety_neurons.storage import whole_folder
 
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = "*.safetensors"
@@ -85,20 +85,13 @@ def export(
     tied = layout.tied
     adapter = resolved.adapter
     folds = {} if adapter is None else folds_of(layout, adapter, str(resolved.source.adapter))
-    draft = out.with_name(f".{out.name}.draft")
-    remove(draft)
-    draft.mkdir(parents=True)
-    try:
-        changed = folds.keys() | (edits or {}).keys()
-        untied = tied and bool(changed & {layout.head, layout.embedding})
-        writer = _Writer(resolved.base, draft, layout, folds, edits or {}, untied, seen)
-        writer.write()
+    changed = folds.keys() | (edits or {}).keys()
+    untied = tied and bool(changed & {layout.head, layout.embedding})
+    with whole_folder(out) as draft:
+        _Writer(resolved.base, draft, layout, folds, edits or {}, untied, seen).write()
         _copy_the_rest(resolved, draft, untied=untied)
         if beside is not None:
             beside(draft)
-        draft.rename(out)
-    finally:
-        remove(draft)
     return out
 
 
@@ -148,15 +141,14 @@ class _Writer:
             )
         index: dict[str, str] = {}
         for shard in shards:
-            tensors = _read(shard)
+            tensors = read_tensors(shard)
             for name, tensor in list(tensors.items()):
                 parameter = located.get(name, "")
                 tensors[name] = self._changed(tensor, parameter, name, shard.name)
                 if parted and parameter == embedding:
                     own = self._changed(tensor, head, head, shard.name)
                     tensors[head] = own.clone()  # safetensors holds no tensor twice
-            save_file(tensors, self.out / shard.name, {"format": "pt"})
-            (self.out / shard.name).chmod(0o644)
+            write_tensors(tensors, self.out / shard.name)
             index |= dict.fromkeys(tensors, shard.name)
         if (self.base / _INDEX).is_file():
             with reading(self.base / _INDEX, remedy=_REMEDY):
@@ -181,9 +173,16 @@ class _Writer:
         return written
 
 
-def _read(shard: Path) -> dict[str, Tensor]:
-    with reading(shard, remedy=_REMEDY), safe_open(shard, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """All tensors of a file, by name; UserError if it cannot be read."""
+    with reading(file, remedy=_REMEDY), safe_open(file, "pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+
+
+def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """A file as transformers reads it, for all to read."""
+    save_file(dict(tensors), file, {"format": "pt"})
+    file.chmod(0o644)
 
 
 def _located(shards: list[Path], layout: Layout, wanted: set[str]) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ from safety_neurons.storage.digests import cache_folder, digest, digests_of, sha
 from safety_neurons.storage.files import (
     remove,
     require_place,
+    whole_folder,
     write_json,
     write_jsonl,
     write_text,
@@ -22,6 +23,7 @@ __all__ = [
     "require_columns",
     "require_place",
     "sha256_of",
+    "whole_folder",
     "write_json",
     "write_jsonl",
     "write_text",

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,39 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill inside the block, which gets the name `path` when that ends well.
+
+    Nothing of it remains after an exception. Its mode is that of a folder made here.
+
+    Yields:
+        Where to write meanwhile, beside `path`.
+
+    Raises:
+        UserError: if another command made `path` meanwhile.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=path.name + ".", dir=path.parent))
+    try:
+        yield draft
+        draft.chmod(0o755)
+        _move(draft, path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _move(draft: Path, out: Path) -> None:
+    try:
+        draft.rename(out)
+    except OSError as error:
+        if not out.exists():
+            raise
+        raise UserError(
+            f"Another command made '{out}' meanwhile; choose another --out and run again."
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -36,7 +34,14 @@ from safety_neurons.inference.likelihood import log_likelihoods
 from safety_neurons.models import LoadedModel
 from safety_neurons.progress import Progress, Silent
 from safety_neurons.prompts import Kind, Split, builtin
-from safety_neurons.storage import RowLog, digest, require_place, write_json, write_jsonl
+from safety_neurons.storage import (
+    RowLog,
+    digest,
+    require_place,
+    whole_folder,
+    write_json,
+    write_jsonl,
+)
 from safety_neurons.studies.alignment.preferences import (
     Preference,
     keep_answers,
@@ -83,27 +88,11 @@ def align(
     out.parent.mkdir(parents=True, exist_ok=True)
     with TrainingState.beside(out) as state:
         preferences = _preferences(model, recipe, limit, state, progress)
-        draft = Path(tempfile.mkdtemp(prefix=out.name + ".", dir=out.parent))
-        try:
+        with whole_folder(out) as draft:
             log = _train(model, preferences, recipe, state, draft, progress)
             write_json(draft / "recipe.json", asdict(recipe))
             write_jsonl(draft / "log.jsonl", log)
-            draft.chmod(0o755)
-            _move(draft, out)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
     return out
-
-
-def _move(draft: Path, out: Path) -> None:
-    try:
-        draft.rename(out)
-    except OSError as error:
-        if not out.exists():
-            raise
-        raise UserError(
-            f"Another command made '{out}' meanwhile; choose another --out and run again."
-        ) from error
 
 
 def _preferences(

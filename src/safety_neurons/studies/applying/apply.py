@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from safety_neurons import defaults
-from safety_neurons.engine import ALONE, PairedRows, Side
+from safety_neurons.engine import ALONE, PairedRows, Side, input_axis
 from safety_neurons.environment import environment
 from safety_neurons.errors import InterventionError, UserError
 from safety_neurons.inference import Decoding, Setting, answer, encode_prompts, texts_of
@@ -170,8 +170,7 @@ def _edits(
     found = {}
     for site in model.hooked.sites:
         if site.key in units.space and len(columns := units.in_block(site.key)):
-            # Inputs are columns of a Linear, and rows of GPT-2's Conv1D.
-            axis = 1 if isinstance(site.module, nn.Linear) else 0
+            axis = input_axis(site.module)
             found[f"{site.name}.weight"] = (columns, axis, _Scaled(columns, axis, factor))
     return found
 

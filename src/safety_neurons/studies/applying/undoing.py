@@ -5,12 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from safety_neurons.errors import UserError, reading
-from safety_neurons.storage import remove
+from safety_neurons.models.exporting import read_tensors, write_tensors
+from safety_neurons.storage import whole_folder
 from safety_neurons.studies.applying.record import (
     RECORD,
     UNDO,
@@ -43,31 +42,24 @@ def undo(folder: str | Path, out: str | Path) -> Path:
         raise UserError(f"'{folder}' was not written by apply (it has no {RECORD} and {UNDO}).")
     with reading(folder / RECORD, remedy=_REMEDY):
         record = AppliedRecord.parsed((folder / RECORD).read_text(encoding="utf-8"))
-    kept = _read(folder / UNDO)
+    kept = read_tensors(folder / UNDO)
     changed: dict[str, list[ChangedTensor]] = {}
     for tensor in record.tensors:
         changed.setdefault(tensor.file, []).append(tensor)
-    draft = out.with_name(f".{out.name}.draft")
-    remove(draft)
-    draft.mkdir(parents=True)
-    try:
+    with whole_folder(out) as draft:
         for file in sorted(folder.iterdir()):
             if file.name in changed:
                 tensors = _restored(file, changed[file.name], kept)
-                save_file(tensors, draft / file.name, {"format": "pt"})
-                (draft / file.name).chmod(0o644)
+                write_tensors(tensors, draft / file.name)
             elif file.is_file() and file.name not in _OWN:
                 shutil.copyfile(file, draft / file.name)
-        draft.rename(out)
-    finally:
-        remove(draft)
     return out
 
 
 def _restored(
     file: Path, changed: list[ChangedTensor], kept: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    tensors = _read(file)
+    tensors = read_tensors(file)
     for one in changed:
         tensor, slices = tensors.get(one.name), kept.get(f"{one.name}/slices")
         if tensor is None or slices is None or sha256_of_tensor(tensor) != one.after:
@@ -80,8 +72,3 @@ def _restored(
         if sha256_of_tensor(tensors[one.name]) != one.before:
             raise UserError(f"'{file.with_name(UNDO)}' does not give '{one.name}' back; {_REMEDY}.")
     return tensors
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    with reading(file, remedy=_REMEDY), safe_open(file, "pt") as opened:
-        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
