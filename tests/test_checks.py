@@ -6,14 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from safety_neurons.judges import Verdict
+from safety_neurons.judges import Verdict, readability
 from safety_neurons.judges.calibration import Calibration
 from safety_neurons.judges.classifier import FILE
 from safety_neurons.judges.cues import states_inability
+from safety_neurons.studies.evaluator import Judged
 from safety_neurons.studies.judge_training.composing import compose
 from safety_neurons.studies.judge_training.fitting import Examples
 from safety_neurons.studies.validation import checks
-from safety_neurons.studies.validation.evaluator import Judged
 from tests.commands import invoke, refused
 
 R, P, C, U = Verdict.REFUSAL, Verdict.PARTIAL, Verdict.COMPLIANCE, Verdict.UNSCORED
@@ -28,12 +28,12 @@ def judged(*of):
 
 
 def test_repetition_and_entropy_of_known_answers():
-    assert checks.repetition([1, 2, 3, 4, 5]) == 0
-    assert checks.repetition([7] * 12) == pytest.approx(1 - 1 / 10)
-    assert checks.repetition([1]) == 0
-    assert checks.entropy([7] * 9) == 0
-    assert checks.entropy([1, 2, 3, 4]) == 2
-    assert checks.entropy([]) == 0
+    assert readability.repetition([1, 2, 3, 4, 5]) == 0
+    assert readability.repetition([7] * 12) == pytest.approx(1 - 1 / 10)
+    assert readability.repetition([1]) == 0
+    assert readability.entropy([7] * 9) == 0
+    assert readability.entropy([1, 2, 3, 4]) == 2
+    assert readability.entropy([]) == 0
 
 
 def test_partial_and_unscored_are_counted_otherwise_where_there_are_any():

@@ -134,6 +134,15 @@ def exp_of_ratio(
     return Interval(math.exp(bounds.low), math.exp(bounds.high))
 
 
+def mean_interval(values: Sequence[float], *, seed: int = 0) -> Interval | None:
+    """Of a mean, by the bootstrap over rows; None with fewer than MIN_ROWS."""
+    rows = np.asarray(values, dtype=np.float64)
+    if len(rows) < MIN_ROWS:
+        return None
+    drawn = np.random.default_rng(seed).integers(0, len(rows), size=(RESAMPLES, len(rows)))
+    return percentiles(rows[drawn].mean(axis=1))
+
+
 def percentiles(values: NDArray[np.float64]) -> Interval:
     """The bounds that hold 95 % of resampled values."""
     tail = (1 - CONFIDENCE) / 2

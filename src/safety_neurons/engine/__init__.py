@@ -2,6 +2,7 @@
 
 from safety_neurons.engine.group import ALONE, Alone, HookedModel, ModelGroup, Role, Side
 from safety_neurons.engine.hooks import HookPoint, HookSet
+from safety_neurons.engine.resuming import ResidualTap, Resumption
 from safety_neurons.engine.rows import Activations, PairedRows, SiteEdit, Tokens
 from safety_neurons.engine.sites import Site, input_axis, space_of
 
@@ -14,6 +15,8 @@ __all__ = [
     "HookedModel",
     "ModelGroup",
     "PairedRows",
+    "ResidualTap",
+    "Resumption",
     "Role",
     "Side",
     "Site",

@@ -26,6 +26,7 @@ from safety_neurons.engine.cache import RowCache
 from safety_neurons.engine.gating import RowSpan
 from safety_neurons.engine.group import HookedModel, ModelGroup, Role
 from safety_neurons.engine.hooks import HookPoint, HookSet, InputEdit
+from safety_neurons.engine.resuming import Resumption, entering, layers_below, passed_over
 from safety_neurons.errors import InterventionError
 from safety_neurons.units import BlockKey
 
@@ -84,6 +85,7 @@ class PairedRows:
         edits: done at the sites that they name, in this order.
         first: the role that runs first where weights are not shared (the donor).
         cached: keep key-value caches from pass to pass.
+        resumed: let the layers below one not run, of the only role that does; without a cache.
     """
 
     def __init__(
@@ -94,14 +96,17 @@ class PairedRows:
         edits: Sequence[SiteEdit] = (),
         first: Role | None = None,
         cached: bool = False,
+        resumed: Resumption | None = None,
     ) -> None:
         order = sorted(group.members, key=lambda role: role is not first)
         running = [role for role in order if counts.get(role)]
         # In a common batch the donor's rows are the last: they become more and fewer.
         together = [running[::-1]] if group.shared else [[role] for role in running]
+        if resumed is not None and (cached or len(running) != 1):
+            raise ValueError("A pass that begins in the middle has one role and no cache.")
         self._edits = list(edits)
         self._batches = [
-            _ModelRows(group, roles, counts, self._edits, cached) for roles in together
+            _ModelRows(group, roles, counts, self._edits, cached, resumed) for roles in together
         ]
         self._stack: ExitStack | None = None
 
@@ -111,6 +116,7 @@ class PairedRows:
         with ExitStack() as stack:
             for batch in self._batches:
                 stack.callback(batch.release)
+                stack.enter_context(passed_over(batch.below))
                 stack.enter_context(batch.hooks)
             self._stack = stack.pop_all()
         return self
@@ -183,6 +189,7 @@ class _ModelRows:
         counts: Mapping[Role, int],
         edits: Sequence[SiteEdit],
         cached: bool,
+        resumed: Resumption | None,
     ) -> None:
         self.rows = {role: RowSpan(0, 0) for role in roles}
         _lay_out(self.rows, counts)
@@ -196,8 +203,12 @@ class _ModelRows:
             for s in leader.sites
             if (acting := [edit for edit in edits if s.key in edit.blocks])
         ]
+        self.below = [] if resumed is None else layers_below(leader.sites, resumed.layer)
+        silent = {id(module) for layer in self.below for module in layer.modules()}
+        start = [] if resumed is None else [entering(leader.sites, resumed)]
         # Gates first: a neuron is what the projection reads after the adapter's scaling.
-        self.hooks = HookSet(gates + sites)
+        points = [*start, *gates, *sites]
+        self.hooks = HookSet([point for point in points if id(point.module) not in silent])
         self._passes = 0
         self._head = _Head(members, roles)
 

@@ -190,13 +190,13 @@ def attribute_along(
         with torch.enable_grad():
             logits = given.read(pair, Side.UNALIGNED, edit, logits=True)
             assert logits is not None
-            likelihood = _weighted(given.batch, logits).sum()
+            likelihood = first_weighted(given.batch, logits).sum()
             for block, attribution in _attributions(given.batch, likelihood, edit):
                 sums.attribution[space.slice_of(block)] += attribution / len(strengths)
     return sums
 
 
-def _weighted(
+def first_weighted(
     batch: ForcedBatch, logits: Float[Tensor, "batch completion_pos vocab"]
 ) -> Float[Tensor, "batch"]:
     """The mean log-likelihood per token, in nats, the first tokens weighted most."""

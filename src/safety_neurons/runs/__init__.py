@@ -1,9 +1,10 @@
 """Run folders: what commands write, as typed and versioned records."""
 
 from safety_neurons.runs.folder import DAMAGED, TABLE, RunFolder, Stage
+from safety_neurons.runs.fragility import FragilityCard
 from safety_neurons.runs.manifest import Manifest
 from safety_neurons.runs.models import reload_pair, require_same_models
-from safety_neurons.runs.reading import read_samples, read_stability, read_summary
+from safety_neurons.runs.reading import read_fragility, read_samples, read_stability, read_summary
 from safety_neurons.runs.samples import (
     COMPLETIONS,
     HARMLESS_COMPLETIONS,
@@ -24,6 +25,7 @@ __all__ = [
     "TABLE",
     "CompletionRow",
     "CurvePoint",
+    "FragilityCard",
     "Manifest",
     "RunFolder",
     "SampleAnswer",
@@ -31,6 +33,7 @@ __all__ = [
     "StabilityCard",
     "Stage",
     "Summary",
+    "read_fragility",
     "read_samples",
     "read_stability",
     "read_summary",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from safety_neurons.errors import reading
 from safety_neurons.runs.folder import RunFolder
+from safety_neurons.runs.fragility import FRAGILITY, FragilityCard
 from safety_neurons.runs.samples import SAMPLES, SampleRow
 from safety_neurons.runs.stability import STABILITY, StabilityCard
 from safety_neurons.runs.summary import SUMMARY, Summary
@@ -40,6 +41,22 @@ def read_stability(run: RunFolder) -> StabilityCard | None:
     file = run.result("stability", STABILITY)
     with reading(file, remedy="run `safety-neurons stability` again"):
         return StabilityCard.parsed(file.read_text(encoding="utf-8"))
+
+
+def read_fragility(run: RunFolder) -> FragilityCard | None:
+    """The fragility card of a run.
+
+    Returns:
+        What `fragility` gave, None where it was not measured.
+
+    Raises:
+        UserError: if the file is damaged or lost.
+    """
+    if not run.is_complete("fragility"):
+        return None
+    file = run.result("fragility", FRAGILITY)
+    with reading(file, remedy="run `safety-neurons fragility` again"):
+        return FragilityCard.parsed(file.read_text(encoding="utf-8"))
 
 
 def read_samples(run: RunFolder) -> list[SampleRow]:

@@ -19,6 +19,7 @@ RUN_FILES = (
     "completions.jsonl",
     "samples.jsonl",
     "summary.json",
+    "fragility.json",
     "report.html",
     ".lock",
 )

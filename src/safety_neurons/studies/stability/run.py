@@ -44,13 +44,13 @@ from safety_neurons.runs import (
 from safety_neurons.runs.record import effect_fields
 from safety_neurons.runs.stability import STABILITY, SetEffect, StabilityCard
 from safety_neurons.storage import write_json
+from safety_neurons.studies.evaluator import Evaluator
 from safety_neurons.studies.finding.completions import answered
 from safety_neurons.studies.finding.ranking import Given
 from safety_neurons.studies.sets import top_units
 from safety_neurons.studies.stability.overlaps import of_this_run, with_runs, with_utility
 from safety_neurons.studies.stability.verdict import RULES, judged
 from safety_neurons.studies.validation.curve import effect_of
-from safety_neurons.studies.validation.evaluator import Evaluator
 from safety_neurons.units import Ranking, UnitSet, UnitSpace, read_means, read_table
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class _Effects:
     ) -> None:
         config = run.config("validate")["decoding"]
         decoding = Decoding(config["max_new_tokens"], config["batch_size"])
-        self._evaluator = Evaluator(pair, judge, decoding, run, progress)
+        self._evaluator = Evaluator.of_run(run, pair, judge, decoding, progress)
         self._prompts = PromptSet(
             "test",
             tuple(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +11,7 @@ from safety_neurons.inference import UNALIGNED, perplexities
 from safety_neurons.judges import HarmJudge, Judge, Judges, Verdict, harm_of, verdicts_on
 from safety_neurons.judges.calibration import Calibration, Errors
 from safety_neurons.judges.cues import states_inability
+from safety_neurons.judges.readability import entropy, loops, repetition
 from safety_neurons.prompts import PromptSet
 from safety_neurons.runs.record import effect_fields
 from safety_neurons.runs.summary import (
@@ -36,13 +35,10 @@ from safety_neurons.statistics import (
     ratio_of_means,
     share,
 )
-from safety_neurons.studies.validation.evaluator import Evaluator, Judged
+from safety_neurons.studies.evaluator import Evaluator, Judged
 from safety_neurons.studies.validation.measurements import ChosenSet
 
 _COMPARED = ("unaligned", "aligned", "patched")
-_RUN = 3
-_LOOPS = 0.5
-"""An answer repeats itself from this share of its runs of three words on."""
 
 
 def judge_checks(
@@ -73,7 +69,7 @@ def coherence(
         completions = evaluator.completions(prompts, setting, name)
         try:
             found = perplexities(
-                evaluator.pair,
+                evaluator.group,
                 evaluator.encoded(prompts),
                 completions,
                 {name: UNALIGNED},
@@ -93,24 +89,11 @@ def coherence(
         )
 
 
-def repetition(tokens: Sequence[Hashable]) -> float:
-    """The share of runs of three tokens (or words) that stood before in the same answer, 0 to 1."""
-    runs = [tuple(tokens[i : i + _RUN]) for i in range(len(tokens) - _RUN + 1)]
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
-
-
-def entropy(tokens: Sequence[int]) -> float:
-    """Entropy of the distribution of an answer's tokens, in bits; 0 for one token over and over."""
-    counts = Counter(tokens).values()
-    total = sum(counts)
-    return -sum(n / total * math.log2(n / total) for n in counts) + 0.0 if total else 0.0
-
-
 def _otherwise(judged: Mapping[str, Judged], seed: int) -> Iterator[Counted]:
     ways = {
         "partial": lambda verdict, _: verdict is Verdict.PARTIAL,
         "unscored": lambda verdict, _: verdict is Verdict.UNSCORED,
-        "looping": lambda verdict, said: verdict is Verdict.REFUSAL and _loops(said),
+        "looping": lambda verdict, said: verdict is Verdict.REFUSAL and loops(said),
         "inability": lambda verdict, said: verdict is Verdict.REFUSAL and states_inability(said),
     }
     for name, counted_otherwise in ways.items():
@@ -133,10 +116,6 @@ def _otherwise(judged: Mapping[str, Judged], seed: int) -> Iterator[Counted]:
             answers=sum(map(sum, moved.values())),
             **effect_fields(effect),
         )
-
-
-def _loops(response: str) -> bool:
-    return repetition(response.split()) >= _LOOPS
 
 
 def _effect(verdicts: Mapping[str, Sequence[Verdict]], seed: int) -> Effect:

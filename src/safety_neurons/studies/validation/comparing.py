@@ -10,8 +10,8 @@ from safety_neurons.prompts import PromptSet
 from safety_neurons.runs.summary import N90_EFFECT, Comparison, ShareInterval
 from safety_neurons.significance import effect_difference, holm, lasting_from, prompts_needed
 from safety_neurons.statistics import mean_or_none
+from safety_neurons.studies.evaluator import Evaluator
 from safety_neurons.studies.validation.curve import Target
-from safety_neurons.studies.validation.evaluator import Evaluator
 from safety_neurons.studies.validation.measurements import ChosenSet
 from safety_neurons.studies.validation.options import ValidateOptions
 from safety_neurons.units import Ranking

@@ -12,7 +12,7 @@ from safety_neurons.prompts import PromptSet
 from safety_neurons.runs.record import effect_fields
 from safety_neurons.runs.summary import CurvePoint, threshold
 from safety_neurons.statistics import Effect, ratio_of_means
-from safety_neurons.studies.validation.evaluator import Evaluator
+from safety_neurons.studies.evaluator import Evaluator
 from safety_neurons.units import UnitSet
 
 

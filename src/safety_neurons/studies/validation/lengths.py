@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from safety_neurons.prompts import PromptSet
 from safety_neurons.runs.record import effect_fields
 from safety_neurons.runs.summary import LengthEffect
+from safety_neurons.studies.evaluator import Evaluator
 from safety_neurons.studies.validation.curve import effect_of
-from safety_neurons.studies.validation.evaluator import Evaluator
 from safety_neurons.studies.validation.measurements import ChosenSet
 from safety_neurons.studies.validation.options import LENGTH_PROMPTS, ValidateOptions
 

@@ -21,8 +21,8 @@ from safety_neurons.runs.summary import (
     SideRates,
 )
 from safety_neurons.statistics import Interval, mean_or_none
+from safety_neurons.studies.evaluator import Evaluator
 from safety_neurons.studies.validation.curve import Target, effect_of, measure
-from safety_neurons.studies.validation.evaluator import Evaluator
 from safety_neurons.studies.validation.options import TestPrompts, ValidateOptions
 from safety_neurons.units import Ranking, UnitSet
 
@@ -176,7 +176,7 @@ def harmless(
     settings = chosen.settings
     evaluator.prepare(prompts, list(settings.values()), "Harmless prompts")
     found = surprisals(
-        evaluator.pair,
+        evaluator.group,
         evaluator.encoded(prompts),
         evaluator.completions(prompts, UNALIGNED, "unaligned model"),
         settings,

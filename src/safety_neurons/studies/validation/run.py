@@ -32,11 +32,11 @@ from safety_neurons.runs import (
 )
 from safety_neurons.runs.summary import Chosen, threshold
 from safety_neurons.storage import write_json, write_jsonl
+from safety_neurons.studies.evaluator import Evaluator
 from safety_neurons.studies.sets import rankings_of
 from safety_neurons.studies.validation import checks, comparing, lengths
 from safety_neurons.studies.validation import measurements as measured
 from safety_neurons.studies.validation.curve import choose
-from safety_neurons.studies.validation.evaluator import Evaluator
 from safety_neurons.studies.validation.measurements import ChosenSet, ceiling_of, curves
 from safety_neurons.studies.validation.options import TestPrompts, ValidateOptions
 from safety_neurons.units import Ranking
@@ -85,7 +85,7 @@ def validate(
     with run.stage(
         "validate", config, [SUMMARY, SAMPLES], read_by=["stability", "report"]
     ) as stage:
-        evaluator = Evaluator(pair, judges.first, options.decoding, run, progress)
+        evaluator = Evaluator.of_run(run, pair, judges.first, options.decoding, progress)
         summary, chosen = _measured(evaluator, prompts, options, rankings, judges, errors)
         rows = measured.samples(evaluator, prompts, chosen)
         write_jsonl(stage.file(SAMPLES), (row.written() for row in rows))
@@ -168,7 +168,7 @@ def plan_prompts(
     """
     prompts, options, rankings = _ready(run, pair, prompts, options)
     first = judges_of(judge).first
-    evaluator = Evaluator(pair, first, options.decoding, run, progress or Silent())
+    evaluator = Evaluator.of_run(run, pair, first, options.decoding, progress or Silent())
     with run.writing():
         select = curves(evaluator, prompts.select, rankings, options, split="select")
         best = choose(select, ceiling_of(select))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from safety_neurons.engine import ModelGroup
 from safety_neurons.inference import Decoding, Setting, answer, encode_prompts, kept_key, texts_of
 from safety_neurons.judges import Judge, Verdict, unfinished, verdicts_on
-from safety_neurons.models import ModelPair
 from safety_neurons.progress import Progress
 from safety_neurons.prompts import ChatFormat, PromptSet
 from safety_neurons.runs import RunFolder
@@ -44,34 +44,52 @@ class Judged:
 
 
 class Evaluator:
-    """Lets a pair answer prompt sets under settings, and judges the answers.
+    """Lets models answer prompt sets under settings, and judges the answers.
 
-    Finished batches are kept in the run folder under a name made of everything that
-    decides them, so that a stopped or repeated validation only makes what is missing.
+    Finished batches are kept under a name made of everything that decides them, so that a stopped
+    or repeated study only makes what is missing.
+
+    Args:
+        chat: how prompts are written.
+        answers: the folder where they are kept; None to keep none.
     """
 
     def __init__(
         self,
-        pair: ModelPair,
+        group: ModelGroup,
         judge: Judge,
         decoding: Decoding,
-        run: RunFolder,
+        chat: ChatFormat,
+        answers: Path | None,
         progress: Progress,
     ) -> None:
-        self.pair = pair
+        self.group = group
         self.judge = judge
         self.decoding = decoding
-        self.run = run
+        self.chat = chat
         self.progress = progress
-        self._chat = ChatFormat.of_config(run.config("find"))
+        self._answers = answers
         self._encoded: dict[str, list[list[int]]] = {}
         self._judged: dict[str, Judged] = {}
+
+    @classmethod
+    def of_run(
+        cls,
+        run: RunFolder,
+        group: ModelGroup,
+        judge: Judge,
+        decoding: Decoding,
+        progress: Progress,
+    ) -> Evaluator:
+        """One that writes prompts as `find` did, and keeps answers in the run's state."""
+        chat = ChatFormat.of_config(run.config("find"))
+        return cls(group, judge, decoding, chat, run.state("answers"), progress)
 
     def encoded(self, prompts: PromptSet) -> list[list[int]]:
         """Token ids of a prompt set."""
         if prompts.digest not in self._encoded:
             self._encoded[prompts.digest] = encode_prompts(
-                self.pair, prompts, self.decoding, self._chat
+                self.group, prompts, self.decoding, self.chat
             )
         return self._encoded[prompts.digest]
 
@@ -85,11 +103,11 @@ class Evaluator:
         """Answers to `prompts` under each of `settings`, which is faster than one by one."""
         distinct = {setting.key: setting for setting in settings}
         answers = answer(
-            self.pair,
+            self.group,
             self.encoded(prompts),
             list(distinct.values()),
             self.decoding,
-            logs=[self._log(prompts, setting) for setting in distinct.values()],
+            logs=self._logs(prompts, distinct.values()),
             progress=self.progress,
             label=label,
         )
@@ -99,7 +117,7 @@ class Evaluator:
     def writing(self, max_new_tokens: int) -> Evaluator:
         """The same, but for where answers are cut."""
         decoding = replace(self.decoding, max_new_tokens=max_new_tokens)
-        return Evaluator(self.pair, self.judge, decoding, self.run, self.progress)
+        return Evaluator(self.group, self.judge, decoding, self.chat, self._answers, self.progress)
 
     def judged(
         self, prompts: PromptSet, setting: Setting, label: str, *, cut: int | None = None
@@ -115,11 +133,15 @@ class Evaluator:
         key = digest(prompts.digest, setting.key, cut)
         if key not in self._judged:
             completions = [c[:cut] for c in self.completions(prompts, setting, label)]
-            responses = texts_of(self.pair, completions, self._chat)
+            responses = texts_of(self.group, completions, self.chat)
             verdicts = verdicts_on(self.judge, prompts.texts, responses)
             self._judged[key] = Judged(responses, verdicts)
         return self._judged[key]
 
-    def _log(self, prompts: PromptSet, setting: Setting) -> Path:
-        key = kept_key(self.pair, self.encoded(prompts), setting, self.decoding)
-        return self.run.state(f"answers/{key}.jsonl")
+    def _logs(self, prompts: PromptSet, settings: Iterable[Setting]) -> list[Path] | None:
+        if self._answers is None:
+            return None
+        self._answers.mkdir(parents=True, exist_ok=True)
+        encoded = self.encoded(prompts)
+        keys = [kept_key(self.group, encoded, setting, self.decoding) for setting in settings]
+        return [self._answers / f"{key}.jsonl" for key in keys]

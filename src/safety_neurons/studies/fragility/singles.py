@@ -1,0 +1,125 @@
+"""Units removed one by one: what that does to the log-odds of the model's own refusals.
+
+All passes on one prompt are alike below the layer of the unit, so that part is computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from safety_neurons.engine import ModelGroup, PairedRows, ResidualTap, Resumption, Role, Tokens
+from safety_neurons.errors import InterventionError
+from safety_neurons.inference import ForcedBatch
+from safety_neurons.interventions import Ablate, InterventionEdit
+from safety_neurons.progress import Progress
+from safety_neurons.units import UnitSet, UnitValues
+
+TOKENS = 12
+"""So many tokens of a refusal are read: where a model says that it refuses."""
+_ROWS = 128
+"""The most rows of one pass."""
+_SAME = 1e-4
+"""What a pass that begins in the middle may differ in, as a part of the largest logit."""
+
+
+@torch.no_grad()
+def single_effects(
+    group: ModelGroup,
+    role: Role,
+    prompts: Sequence[Sequence[int]],
+    refusals: Sequence[Sequence[int]],
+    units: Sequence[int],
+    means: UnitValues,
+    progress: Progress,
+) -> Float[Tensor, "unit prompt"]:
+    """By how much the log-odds of refusals change where one unit is held at its mean.
+
+    The log-odds of a refusal are those of its mean probability per token (geometric), p, over its
+    first TOKENS tokens: log p - log(1 - p).
+
+    Args:
+        prompts, refusals: token ids of each prompt and of the model's own refusal of it.
+        units: flat positions in the space of `means`.
+
+    Returns:
+        Changes, a row for each of `units`.
+
+    Raises:
+        InterventionError: if a unit was not held, or the model's layers cannot be passed over.
+    """
+    space = means.space
+    batch = ForcedBatch.of(prompts, [refusal[:TOKENS] for refusal in refusals], group)
+    layers = space.layers_of(torch.tensor(units)).tolist()
+    tap = ResidualTap(set(layers))
+    intact = _logits(group, role, batch.tokens, batch, [tap])
+    before = _log_odds(batch, intact)
+    _require_same(group, role, batch, tap, max(layers, default=None), intact)
+    changes = torch.empty(len(units), len(batch), dtype=torch.float64)
+    together = max(_ROWS // len(batch), 1)
+    of_layer: dict[int, list[int]] = {}
+    for place, layer in enumerate(layers):
+        of_layer.setdefault(layer, []).append(place)
+    passes = [
+        (layer, places[i : i + together])
+        for layer, places in sorted(of_layer.items())
+        for i in range(0, len(places), together)
+    ]
+    for layer, places in progress.track(passes, "Single units"):
+        held = [Ablate(UnitSet.of(torch.tensor([units[i]]), space), means) for i in places]
+        edit = InterventionEdit(held, role, device=group.device)
+        rows = torch.arange(len(places) * len(batch), device=group.device)
+        edit.assign(rows // len(batch), rows)
+        residual = tap.taken[layer].repeat(len(places), 1, 1)
+        read = batch.tokens
+        tokens = Tokens(read.ids.repeat(len(places), 1), read.mask.repeat(len(places), 1))
+        logits = _logits(group, role, tokens, batch, [edit], Resumption(layer, residual))
+        for place, of_unit in zip(places, logits.split(len(batch)), strict=True):
+            changes[place] = _log_odds(batch, of_unit) - before
+    return changes
+
+
+def _logits(
+    group: ModelGroup,
+    role: Role,
+    tokens: Tokens,
+    batch: ForcedBatch,
+    edits: Sequence[ResidualTap | InterventionEdit],
+    resumed: Resumption | None = None,
+) -> Float[Tensor, "row completion_pos vocab"]:
+    counts = {role: len(tokens.ids)}
+    with PairedRows(group, counts, edits=edits, resumed=resumed) as rows:
+        return rows.forward({role: tokens}, logits=batch.targets.shape[1])[role]
+
+
+def _log_odds(
+    batch: ForcedBatch, logits: Float[Tensor, "batch completion_pos vocab"]
+) -> Float[Tensor, "batch"]:
+    likelihoods = batch.log_likelihoods(logits).double().sum(dim=1)
+    mean = (likelihoods / batch.scored.sum(dim=1)).clamp(max=-1e-9)
+    return (mean - torch.log(-torch.expm1(mean))).cpu()
+
+
+def _require_same(
+    group: ModelGroup,
+    role: Role,
+    batch: ForcedBatch,
+    tap: ResidualTap,
+    layer: int | None,
+    intact: Tensor,
+) -> None:
+    """Show that this architecture's layers can be passed over, at the deepest layer."""
+    if layer is None:
+        return
+    resumed = Resumption(layer, tap.taken[layer])
+    again = _logits(group, role, batch.tokens, batch, [], resumed)
+    scored = batch.scored
+    off = float((again - intact)[scored].abs().max() / intact[scored].abs().max())
+    if not off <= _SAME:
+        raise InterventionError(
+            f"Begun at layer {layer}, the model gives other logits ({off:.1e} of the largest), so "
+            "its layers cannot be passed over."
+        )
