@@ -51,7 +51,7 @@ def command(
     judge: Annotated[str, typer.Option(help="Who says what a refusal is.")] = defaults.JUDGE,
     limit: Annotated[int, typer.Option(help="At most so many prompts of each set.", min=1)] = 64,
     max_new_tokens: Annotated[
-        int | None, typer.Option(help="Where an answer is cut; by default after 24.", min=1)
+        int | None, typer.Option(help="Where an answer is cut; by default after 20.", min=1)
     ] = None,
     seed: o.Seed = defaults.SEED,
     device: o.Device = None,

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 from safety_neurons.report.curve import standalone_curve
 from safety_neurons.report.dose import dose_chart
+from safety_neurons.report.fragility import removal_chart
 from safety_neurons.report.heatmap import HeatMap
 from safety_neurons.report.refusals import refusal_bars
 from safety_neurons.report.specificity import specificity, specificity_chart
 from safety_neurons.report.stability import effects_chart
 from safety_neurons.report.standalone import standalone
-from safety_neurons.runs import SampleRow, StabilityCard, Summary
+from safety_neurons.runs import FragilityCard, SampleRow, StabilityCard, Summary
 
 _COLUMNS = (
     "ranking",
@@ -39,6 +40,7 @@ def figure_files(
     harmful: Sequence[SampleRow],
     maps: Sequence[HeatMap],
     card: StabilityCard | None,
+    fragility: FragilityCard | None,
     noun: str,
 ) -> dict[str, str]:
     """What is written beside the page.
@@ -46,6 +48,7 @@ def figure_files(
     Args:
         harmful: the answers to harmful test prompts.
         card: of stability, None without.
+        fragility: None without.
 
     Returns:
         Contents by file name; no chart of what was not measured.
@@ -60,6 +63,8 @@ def figure_files(
         files["figure-harmless.svg"] = standalone(specificity_chart(summary, noun).wide)
     if card is not None:
         files["figure-stability.svg"] = standalone(effects_chart(card).wide)
+    if fragility is not None:
+        files["figure-fragility.svg"] = standalone(removal_chart(fragility).wide)
     if summary.dose:
         files["figure-dose.svg"] = standalone(dose_chart(summary).wide)
     return files

@@ -11,7 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safety_neurons.report import answers, judging, refusals, specificity, stability, words
+from safety_neurons.report import (
+    answers,
+    fragility,
+    judging,
+    refusals,
+    specificity,
+    stability,
+    words,
+)
 from safety_neurons.report.cards import cards
 from safety_neurons.report.curve import curve_chart
 from safety_neurons.report.dose import dose_chart, dose_points
@@ -24,10 +32,12 @@ from safety_neurons.report.sentences import conclusion
 from safety_neurons.report.templating import rendered
 from safety_neurons.runs import (
     TABLE,
+    FragilityCard,
     RunFolder,
     SampleRow,
     StabilityCard,
     Summary,
+    read_fragility,
     read_samples,
     read_stability,
     read_summary,
@@ -47,7 +57,9 @@ class Part:
     title: str
 
 
-def parts_of(summary: Summary, noun: str, *, with_card: bool) -> Iterator[Part]:
+def parts_of(
+    summary: Summary, noun: str, *, with_card: bool, with_fragility: bool = False
+) -> Iterator[Part]:
     """The parts that a run has figures for, in the order of the page.
 
     First what was found and how specific it is, then examples, then what is in the set, then how
@@ -71,6 +83,8 @@ def parts_of(summary: Summary, noun: str, *, with_card: bool) -> Iterator[Part]:
         yield Part("certainty", "How sure")
     if with_card:
         yield Part("stability", "Stability")
+    if with_fragility:
+        yield Part("fragility", "How few")
     if summary.coherence:
         yield Part("coherence", "Language")
     yield Part("judging", "How refusals were judged")
@@ -94,9 +108,11 @@ def render_report(run: RunFolder) -> Path:
     harmful = [row for row in samples if row.kind == "harmful"]
     shares = sorted({point.share for point in summary.curve})
     maps = [HeatMap.of(ranking, shares) for ranking in rankings.values()]
-    card = read_stability(run)
-    files = figure_files(summary, harmful, maps, card, noun)
-    content = _Content(run, summary, rankings, noun, samples, harmful, maps, card, tuple(files))
+    card, fragile = read_stability(run), read_fragility(run)
+    files = figure_files(summary, harmful, maps, card, fragile, noun)
+    content = _Content(
+        run, summary, rankings, noun, samples, harmful, maps, card, fragile, tuple(files)
+    )
     files[REPORT] = _html(content)
     with run.stage("report", {}, results=list(files)) as stage:
         for name, text in files.items():
@@ -120,6 +136,7 @@ class _Content:
     harmful: Sequence[SampleRow]
     maps: Sequence[HeatMap]
     card: StabilityCard | None
+    fragility: FragilityCard | None
     files: tuple[str, ...]
 
 
@@ -149,7 +166,16 @@ def _html(of: _Content) -> str:
         trust=judging.trust_in(summary),
         stability=card,
         card_charts=stability,
-        parts_shown=list(parts_of(summary, noun, with_card=card is not None)),
+        fragility=of.fragility,
+        fragile=fragility,
+        parts_shown=list(
+            parts_of(
+                summary,
+                noun,
+                with_card=card is not None,
+                with_fragility=of.fragility is not None,
+            )
+        ),
         samples=answers.shown(of.samples),
         settings=[name for name in SETTINGS if name in summary.harmless],
         provenance=Provenance.of(of.run, summary.judge),

@@ -130,7 +130,7 @@ class FragilityCard(Record):
 
     def sets(self, site: SiteKind = SiteKind.MLP) -> list[str]:
         """The sets whose units are of one kind, in their order."""
-        return list(dict.fromkeys(point.set for point in self.curve if point.site is site))
+        return list(dict.fromkeys(point.set for point in self.curve if point.site == site))
 
     def curve_of(
         self, name: str, removal: str = HEADLINE, site: SiteKind = SiteKind.MLP

@@ -15,13 +15,13 @@ SHARES = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.03, 0.1)
 """Fractions of all units that are removed."""
 FACTORS = (1.25, 1.5, 2.0, 3.0)
 """By what the chosen units are multiplied."""
-MAX_NEW_TOKENS = 24
+MAX_NEW_TOKENS = 20
 """Where an answer is cut: whether a model refuses shows early, and there are thousands."""
 SINGLES, GENERATED = 50, 8
 """Units removed one by one, and of them those under which answers are written."""
 SINGLE_PROMPTS = 16
 """Refusals whose log-odds are measured with each single unit removed."""
-PERPLEXITY_PROMPTS = 16
+PERPLEXITY_PROMPTS = 8
 """Harmless answers whose perplexity is measured under every removal."""
 
 

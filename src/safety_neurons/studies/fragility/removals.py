@@ -109,14 +109,16 @@ def planned(
         Removals to the mean, to zero and, for a side of a pair, to the other side's values.
     """
     ways = [HEADLINE, ZERO, *([UNALIGNED_VALUES] if isinstance(role, Side) else [])]
-    sets = list(_sets(first, traced, shares, seed))
-    found = [_removal(role, way, name, of, traced.means) for way in ways for name, of in sets]
+    found = []
+    for way in ways:
+        # Random sets at every size stand beside the headline; elsewhere the largest says enough.
+        random = shares if way == HEADLINE else [max(shares)]
+        sets = _sets(first, traced, shares, random, seed)
+        found += [_removal(role, way, name, of, traced.means) for name, of in sets]
     if channels is not None:
         ranked = {ABLATION: channels.ablation}
-        found += [
-            _removal(role, HEADLINE, name, of, channels.means)
-            for name, of in _sized(ranked, channels.ablation, shares, seed)
-        ]
+        sets = _sized(ranked, channels.ablation, shares, [max(shares)], seed)
+        found += [_removal(role, HEADLINE, name, of, channels.means) for name, of in sets]
     return found
 
 
@@ -126,27 +128,44 @@ def sizes(space: UnitSpace, shares: Sequence[float]) -> list[int]:
 
 
 def _sets(
-    first: Ranking | UnitSet | None, traced: Traced, shares: Sequence[float], seed: int
+    first: Ranking | UnitSet | None,
+    traced: Traced,
+    shares: Sequence[float],
+    random: Sequence[float],
+    seed: int,
 ) -> Iterator[tuple[str, UnitSet]]:
     others = {ABLATION: traced.ablation, MAGNITUDE: traced.magnitude}
     if isinstance(first, Ranking):
-        yield from _sized({first.name: first, **others}, first, shares, seed)
+        yield from _sized({first.name: first, **others}, first, shares, random, seed)
         return
     if first is not None:
         yield GIVEN, first
         yield from _random(first, seed)
-    yield from _sized(others, traced.ablation if first is None else None, shares, seed)
+    matched = traced.ablation if first is None else None
+    yield from _sized(others, matched, shares, random, seed)
 
 
 def _sized(
-    rankings: Mapping[str, Ranking], matched: Ranking | None, shares: Sequence[float], seed: int
+    rankings: Mapping[str, Ranking],
+    matched: Ranking | None,
+    shares: Sequence[float],
+    random: Sequence[float],
+    seed: int,
 ) -> Iterator[tuple[str, UnitSet]]:
-    """The first units of each ranking at each size, and random sets matched to one of them."""
+    """The first units of each ranking at each size.
+
+    Args:
+        matched: the one beside which random sets are drawn, at the shares `random`.
+
+    Yields:
+        Sets with their names.
+    """
     for name, ranking in rankings.items():
+        drawn = sizes(ranking.space, random)
         for k in sizes(ranking.space, shares):
             units = UnitSet.of(ranking.order[:k], ranking.space, ranking=name)
             yield name, units
-            if ranking is matched:
+            if ranking is matched and k in drawn:
                 yield from _random(units, seed)
 
 

@@ -19,8 +19,11 @@ from safety_neurons.judges.readability import loops
 from safety_neurons.prompts import PromptSet
 from safety_neurons.studies.evaluator import Evaluator
 
-COHERENT = 30.0
+COHERENT = 200.0
 """The largest perplexity, by the reference model, of an answer that counts as language."""
+CONTEXT = 8
+"""So many tokens of the prompt are read before the answer: whether it is language, not whether it
+is likely here, is what is asked."""
 _RARE = 0.1
 """A word that no more than this share of the prompts have says what a prompt is about."""
 _STEM = 5
@@ -56,7 +59,7 @@ def on_topic(
     plain = {"reference": Setting(reference)}
     costs = surprisals(
         evaluator.group,
-        [encoded[i] for i in about],
+        [encoded[i][-CONTEXT:] for i in about],
         [completions[i] for i in about],
         plain,
         evaluator.decoding,
