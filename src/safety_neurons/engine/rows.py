@@ -22,11 +22,13 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from safety_neurons.engine import gating
+from safety_neurons.engine.around import AroundEdit, Places
 from safety_neurons.engine.cache import RowCache
 from safety_neurons.engine.gating import RowSpan
 from safety_neurons.engine.group import HookedModel, ModelGroup, Role
 from safety_neurons.engine.hooks import HookPoint, HookSet, InputEdit
 from safety_neurons.engine.resuming import Resumption, entering, layers_below, passed_over
+from safety_neurons.engine.sites import Site, base_layer
 from safety_neurons.errors import InterventionError
 from safety_neurons.units import BlockKey
 
@@ -206,8 +208,24 @@ class _ModelRows:
         self.below = [] if resumed is None else layers_below(leader.sites, resumed.layer)
         silent = {id(module) for layer in self.below for module in layer.modules()}
         start = [] if resumed is None else [entering(leader.sites, resumed)]
+        around = [
+            hooks
+            for site in leader.sites
+            for edit in edits
+            if site.key in edit.blocks and isinstance(edit, AroundEdit)
+            if (span := self.rows.get(edit.recipient)) is not None
+            for hooks in edit.around(site.key, _places(leader.model, site, span))
+        ]
         # Gates first: a neuron is what the projection reads after the adapter's scaling.
-        points = [*start, *gates, *sites]
+        points = [
+            *start,
+            *(point for hooks in around for point in hooks.before),
+            *gates,
+            *(point for hooks in around for point in hooks.made),
+            *sites,
+            *(point for hooks in reversed(around) for point in hooks.taken),
+            *(point for hooks in around for point in hooks.after),
+        ]
         self.hooks = HookSet([point for point in points if id(point.module) not in silent])
         self._passes = 0
         self._head = _Head(members, roles)
@@ -269,6 +287,12 @@ class _ModelRows:
         if self.cache is not None:
             self.cache.layers.clear()
         self.cache = None
+
+
+def _places(model: PreTrainedModel, site: Site, span: RowSpan) -> Places:
+    """Around a site whose adapters are gated: at base layers."""
+    writers = tuple((name, base_layer(model.get_submodule(name))) for name in site.writers)
+    return Places(site.name, site.module, site.module, writers, span)
 
 
 class _Head:

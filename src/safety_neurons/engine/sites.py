@@ -32,12 +32,14 @@ class Site:
     Args:
         name: the module's path in the model.
         width: how many units it receives.
+        writers: the paths of the projections that make the units; empty where none are known.
     """
 
     key: BlockKey
     name: str
     module: nn.Module
     width: int
+    writers: tuple[str, ...] = ()
 
 
 def input_axis(projection: nn.Module) -> int:
@@ -84,12 +86,19 @@ def find_sites(model: PreTrainedModel) -> list[Site]:
             f"here; known are {', '.join(sorted(ARCHITECTURES.names()))}. To add one, register an "
             "Architecture in safety_neurons.registry.ARCHITECTURES."
         )
+    architecture = ARCHITECTURES.get(model_type)
     sites = [
-        site
-        for kind, pattern in ARCHITECTURES.get(model_type).sites.items()
+        replace(site, writers=_beside(site.name, architecture.writers.get(kind, ())))
+        for kind, pattern in architecture.sites.items()
         for site in _found(model, kind, pattern)
     ]
     return sorted(sites, key=lambda site: site.key)
+
+
+def _beside(name: str, writers: Sequence[str]) -> tuple[str, ...]:
+    """Paths of modules that stand beside another one."""
+    parent = name.rpartition(".")[0]
+    return tuple(f"{parent}.{writer}" for writer in writers)
 
 
 def find_live_sites(model: PreTrainedModel) -> list[Site]:
@@ -126,8 +135,8 @@ def _found(model: PreTrainedModel, kind: SiteKind, pattern: str) -> list[Site]:
         Site(
             BlockKey(int(found.group(1)), kind),
             name,
-            _base_layer(module),
-            _width(model, kind, _base_layer(module)),
+            base_layer(module),
+            _width(model, kind, base_layer(module)),
         )
         for name, module in model.named_modules()
         if (found := re.search(pattern, name))
@@ -142,7 +151,8 @@ def _found(model: PreTrainedModel, kind: SiteKind, pattern: str) -> list[Site]:
     return sites
 
 
-def _base_layer(module: nn.Module) -> nn.Module:
+def base_layer(module: nn.Module) -> nn.Module:
+    """A module without the wrapper that PEFT laid around it."""
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 

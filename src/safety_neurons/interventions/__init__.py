@@ -8,6 +8,7 @@ from safety_neurons.interventions.live import intervene
 from safety_neurons.interventions.patching import Patch
 from safety_neurons.interventions.scaling import Scale
 from safety_neurons.interventions.steering import Steer
+from safety_neurons.interventions.transplanting import Transplant, Transplanted
 
 __all__ = [
     "Ablate",
@@ -17,6 +18,8 @@ __all__ = [
     "PatchMeans",
     "Scale",
     "Steer",
+    "Transplant",
+    "Transplanted",
     "donor_of",
     "intervene",
     "load_interventions",

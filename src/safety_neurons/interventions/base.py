@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from safety_neurons.engine import HookedModel
+from safety_neurons.engine.around import Around, Places
 from safety_neurons.errors import UserError
 from safety_neurons.units import BlockKey, UnitSet
+
+AtSite = Callable[[Tensor], Tensor]
+"""What becomes of all activations of a block, of the rows in question."""
 
 
 class Intervention(ABC):
@@ -62,6 +66,17 @@ class Intervention(ABC):
         what is new at its own units.
         """
         return self.key
+
+    def live(self, block: BlockKey, places: Places) -> tuple[Around, AtSite] | None:
+        """Hooks around the block, where what a site receives is not enough.
+
+        Args:
+            places: the modules around it, and the rows that are under this intervention.
+
+        Returns:
+            The hooks, and what is done at the site in the place of `act`; None where `act` is all.
+        """
+        return None
 
     def export(self, model: HookedModel) -> Mapping[str, Tensor]:
         """The weights of `model` with which it does the same without any hook.

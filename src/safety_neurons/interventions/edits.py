@@ -7,16 +7,18 @@ recipient. What rows under interventions of one family have in common is compute
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from safety_neurons.engine import Activations, Role, Side
+from safety_neurons.engine.around import Around, Places
 from safety_neurons.errors import InterventionError, UserError
-from safety_neurons.interventions.base import Intervention
+from safety_neurons.interventions.base import AtSite, Intervention
 from safety_neurons.units import BlockKey, UnitSpace
 
 
@@ -102,11 +104,28 @@ class InterventionEdit:
         self._donors = 0
         self._families = _families(interventions, device)
         self._donated: dict[BlockKey, Tensor] = {}
+        self._live: dict[tuple[BlockKey, int], AtSite] = {}
         self._acted: set[BlockKey] = set()
 
     @property
     def blocks(self) -> Collection[BlockKey]:
         return self._families.keys()
+
+    def around(self, block: BlockKey, places: Places) -> list[Around]:
+        """The hooks that interventions need around one block; see `Intervention.live`."""
+        found = []
+        for i, family in enumerate(self._families.get(block, ())):
+            chosen = functools.partial(self._under, family)
+            if (live := family.lead.live(block, replace(places, chosen=chosen))) is not None:
+                hooks, self._live[block, i] = live
+                found.append(hooks)
+        return found
+
+    def _under(self, family: _Family) -> Bool[Tensor, "row"] | None:
+        """The rows that are under interventions of a family; None for all rows."""
+        if self._rows is None or not self._several:
+            return None
+        return family.chosen.any(dim=1)[self._rows[0]]
 
     def assign(self, which: Int[Tensor, "row"], donor_rows: Int[Tensor, "row"]) -> None:
         """Say of each recipient row which intervention it is under, and its donor row."""
@@ -125,7 +144,10 @@ class InterventionEdit:
         if recipient is None:
             return None
         donated = self._take(block, recipient)
-        for family in families:
+        for i, family in enumerate(families):
+            if (at_site := self._live.get((block, i))) is not None:
+                recipient = at_site(recipient)
+                continue
             mine = None
             if family.lead.reads_donor:
                 mine, donated = donated.split(

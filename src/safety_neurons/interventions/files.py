@@ -14,6 +14,7 @@ from torch import Tensor
 
 from safety_neurons.errors import UserError, reading
 from safety_neurons.interventions.base import Intervention
+from safety_neurons.interventions.transplanting import Transplanted
 from safety_neurons.registry import INTERVENTIONS
 from safety_neurons.storage import write_json, write_whole
 from safety_neurons.units import Block, BlockKey, SiteKind, UnitSet, UnitSpace, UnitValues
@@ -82,6 +83,10 @@ def _row(intervention: Intervention, place: int, tensors: dict[str, Tensor]) -> 
         if isinstance(held, UnitValues):
             tensors[f"{place}.{field.name}"] = held.values[units.flat].contiguous()
             arguments[field.name] = {"values": held.name}
+        elif isinstance(held, Transplanted):
+            named = {f"{place}.{field.name}.{n}": t.contiguous() for n, t in held.tensors.items()}
+            tensors.update(named)
+            arguments[field.name] = {"weights": len(named)}
         elif held is None or isinstance(held, bool | int | float | str):
             arguments[field.name] = held
         elif field.name != "units":
@@ -102,12 +107,21 @@ def _made(row: dict[str, Any], place: int, tensors: dict[str, Tensor]) -> Interv
     blocks = (Block(BlockKey(int(n), SiteKind(site)), int(w)) for n, site, w in row["blocks"])
     units = UnitSet.of(tensors[f"{place}.units"], UnitSpace(tuple(blocks)))
     arguments = {
-        name: UnitValues.at(units, tensors[f"{place}.{name}"], held["values"])
-        if isinstance(held, dict)
-        else held
+        name: _held(held, units, f"{place}.{name}", tensors) if isinstance(held, dict) else held
         for name, held in row["arguments"].items()
     }
     made = INTERVENTIONS.get(row["intervention"])(units=units, **arguments)
     if made.key != row["key"]:
         raise ValueError(f"intervention {place} is not the one that was written")
     return made
+
+
+def _held(
+    held: dict[str, Any], units: UnitSet, name: str, tensors: dict[str, Tensor]
+) -> UnitValues | Transplanted:
+    if "values" in held:
+        return UnitValues.at(units, tensors[name], held["values"])
+    inside = {n.removeprefix(f"{name}."): t for n, t in tensors.items() if n.startswith(f"{name}.")}
+    if len(inside) != held["weights"]:
+        raise ValueError(f"{len(inside)} tensors stand where {held['weights']} were written")
+    return Transplanted.of_tensors(inside, units)

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from safety_neurons.engine import ALONE, Activations, HookPoint, HookSet, space_of
+from safety_neurons.engine.around import Places
 from safety_neurons.engine.hooks import InputEdit
 from safety_neurons.engine.sites import Site, find_live_sites
 from safety_neurons.errors import InterventionError
@@ -36,10 +37,21 @@ def intervene(model: PreTrainedModel | PeftModel, *interventions: Intervention) 
     sites = find_live_sites(plain)
     edits = [InterventionEdit([each], ALONE, device=plain.device) for each in interventions]
     require_units(interventions, lambda *kinds: space_of(sites, kinds))
-    points = [
-        HookPoint(site.name, site.module, "input", _hook(site, acting))
+    around = [
+        hooks
         for site in sites
-        if (acting := [edit for edit in edits if site.key in edit.blocks])
+        for edit in edits
+        for hooks in edit.around(site.key, _places(plain, site))
+    ]
+    points = [
+        *(point for hooks in around for point in (*hooks.before, *hooks.made)),
+        *(
+            HookPoint(site.name, site.module, "input", _hook(site, acting))
+            for site in sites
+            if (acting := [edit for edit in edits if site.key in edit.blocks])
+        ),
+        *(point for hooks in reversed(around) for point in hooks.taken),
+        *(point for hooks in around for point in hooks.after),
     ]
     with HookSet(points):
         yield
@@ -54,6 +66,12 @@ def _inside(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
         inside = inside.base_model.model
     found: PreTrainedModel = inside
     return found
+
+
+def _places(model: PreTrainedModel, site: Site) -> Places:
+    """Around a site whose adapters PEFT runs: outside of their wrappers."""
+    writers = tuple((name, model.get_submodule(name)) for name in site.writers)
+    return Places(site.name, model.get_submodule(site.name), site.module, writers)
 
 
 def _hook(site: Site, edits: list[InterventionEdit]) -> InputEdit:
