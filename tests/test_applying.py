@@ -12,15 +12,23 @@ from transformers import AutoModelForCausalLM
 
 from safety_neurons.errors import UserError
 from safety_neurons.inference import Decoding, Setting, decode
-from safety_neurons.interventions import Scale
+from safety_neurons.interventions import Scale, Transplant
 from safety_neurons.judges import Verdict
 from safety_neurons.models import LoadedModel
 from safety_neurons.models.exporting import export
 from safety_neurons.models.sources import Source, resolve
 from safety_neurons.runs import RunFolder
-from safety_neurons.studies.applying import apply, apply_scale, undo
+from safety_neurons.studies.applying import (
+    ApplyOptions,
+    apply_scale,
+    apply_scale_to,
+    apply_transplant,
+    undo,
+    writing,
+)
 from safety_neurons.studies.finding import FindOptions, find
 from safety_neurons.studies.sets import top_units
+from safety_neurons.units import UnitSet, UnitSpace
 from tests.commands import invoke, refused
 from tests.tiny import ARCHITECTURES, prompts, words
 
@@ -61,8 +69,12 @@ def run_of(zoo, tmp_path_factory):
 
 
 def applied(run: RunFolder, out, scale: float = 2.5, **more):
+    return apply_scale(run, out, scale, 0.4, options=options_with(**more))
+
+
+def options_with(**more) -> ApplyOptions:
     options = {"prompts": ASKED, "judge": Always(), "decoding": DECODING, "device": "cpu", **more}
-    return apply_scale(run, out, scale, 0.4, **options)
+    return ApplyOptions(**options)
 
 
 @pytest.mark.parametrize("kind", ["ia3", "lora"])
@@ -71,7 +83,7 @@ def test_what_is_written_does_what_the_live_model_does(
     zoo, run_of, architecture, kind, tmp_path, monkeypatch
 ):
     # Random models may answer nothing at all when they are amplified, which is no refusal.
-    monkeypatch.setattr(apply, "_refusals", lambda *_: None)
+    monkeypatch.setattr(writing.Job, "_refusals", lambda *_: None)
     run, source = run_of(architecture, kind), zoo.source(architecture, kind)
     done = applied(run, tmp_path / "out")
     assert done.record.difference < 1e-9
@@ -106,7 +118,7 @@ def test_a_scale_of_1_is_the_merged_model(zoo, run_of, tmp_path):
 def test_what_was_done_stands_beside_it(run_of, tmp_path, monkeypatch):
     run = run_of("llama", "ia3")
     measured = {"before": 0.5, "after": 0.75, "n": 12}
-    monkeypatch.setattr(apply, "_refusals", lambda *_: measured)
+    monkeypatch.setattr(writing.Job, "_refusals", lambda *_: measured)
     done = applied(run, tmp_path / "out", command="apply something")
     record = json.loads((done.folder / "intervention.json").read_text())
     assert record["intervention"] == {
@@ -166,3 +178,124 @@ def test_the_commands(whole_run, tmp_path):
     said = invoke("undo", out, "--out", back)
     assert said.exit_code == 0, said.output
     refused(invoke("undo", tmp_path, "--out", tmp_path / "x"), "not written by apply")
+
+
+# Transplants, and one model alone.
+
+
+@pytest.mark.parametrize("kind", ["ia3", "lora"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_transplant_that_is_written_does_what_the_live_one_does(
+    zoo, run_of, architecture, kind, tmp_path, monkeypatch
+):
+    """Into the unaligned base, and into another adapter's model; and back, bit for bit."""
+    monkeypatch.setattr(writing.Job, "_refusals", lambda *_: None)
+    run = run_of(architecture, kind)
+    units = top_units(run, 0.4)
+    for name in (None, "lora" if kind == "ia3" else "ia3"):
+        source = zoo.source(architecture, name)
+        out = tmp_path / f"out-{name}"
+        done = apply_transplant(run, source, out, 0.4, options=options_with())
+        assert done.record.difference < 1e-9
+        donor, recipient = (
+            LoadedModel.load(of, dtype=torch.float64, device="cpu")
+            for of in (zoo.source(architecture, kind), source)
+        )
+        transplant = Transplant.between(donor.hooked, recipient.hooked, units)
+        setting = Setting(interventions=(transplant,))
+        (live,) = decode(recipient, prompts(), [setting], max_new_tokens=6)
+        written = LoadedModel.load(str(out), dtype=torch.float64, device="cpu")
+        assert decode(written, prompts(), [Setting()], max_new_tokens=6) == [live]
+        merged = export(resolve(Source.parse(source)), tmp_path / f"merged-{name}")
+        back = undo(out, tmp_path / f"back-{name}")
+        for file in merged.glob("*.safetensors"):
+            wanted, found = load_file(file), load_file(back / file.name)
+            assert wanted.keys() == found.keys()
+            assert all(torch.equal(wanted[key], found[key]) for key in wanted)
+        assert "weights of" in (out / "README.md").read_text()
+        assert done.record.donor["source"] == zoo.source(architecture, kind)
+
+
+def test_a_transplant_that_changes_nothing_or_cannot_be_is_refused(zoo, run_of, tmp_path):
+    run, out = run_of("llama", "ia3"), tmp_path / "out"
+    own = zoo.source("llama", "ia3")
+    with pytest.raises(UserError, match="change nothing"):
+        apply_transplant(run, own, out, 0.4, options=options_with())
+    with pytest.raises(UserError, match="other shapes"):
+        apply_transplant(run, str(zoo.base("gpt2")), out, 0.4, options=options_with())
+    base, falling = zoo.source("llama", None), options_with(judge=Always(until=12))
+    with pytest.raises(UserError, match=r"transplanted the model refuses 0% of 12"):
+        apply_transplant(run, base, out, 0.4, options=falling)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_model_alone_with_a_set(zoo, run_of, tmp_path):
+    run = run_of("llama", "ia3")
+    units = top_units(run, 0.4)
+    ways = [
+        applied(run, tmp_path / "run"),
+        apply_scale_to(zoo.source("llama", "ia3"), units, tmp_path / "alone", 2.5, options_with()),
+    ]
+    of_both = [(way.folder / "model.safetensors").read_bytes() for way in ways]
+    assert of_both[0] == of_both[1]
+    other = UnitSet.of(torch.tensor([0]), UnitSpace.neurons((7, 7)))
+    with pytest.raises(UserError, match="differently shaped"):
+        apply_scale_to(str(zoo.base("llama")), other, tmp_path / "x", 2.0, options_with())
+
+
+def test_the_command_says_one_thing(whole_run, zoo, tmp_path):
+    out = ["--out", tmp_path / "out", "--device", "cpu"]
+    base = zoo.source("llama", None)
+    refused(invoke("apply", whole_run, *out), "not both")
+    refused(invoke("apply", whole_run, "--scale", 2, "--transplant", *out), "not both")
+    refused(invoke("apply", whole_run, "--transplant", *out), "--share")
+    refused(invoke("apply", whole_run, "--transplant", "--share", 0.1, *out), "--model")
+    refused(invoke("apply", "--transplant", *out), "name a run")
+    refused(invoke("apply", "--scale", 2, *out), "Name a run folder")
+    refused(invoke("apply", whole_run, "--scale", 2, "--set", tmp_path, *out), "--set is for")
+    refused(
+        invoke("apply", whole_run, "--scale", 2, "--share", 0.1, "--model", base, *out),
+        "goes with --transplant",
+    )
+    refused(
+        invoke("apply", "--scale", 2, "--model", base, "--set", tmp_path, *out), "no saved unit set"
+    )
+    refused(
+        invoke("apply", "--scale", 2, "--share", 1, "--model", base, "--set", tmp_path, *out),
+        "taken whole",
+    )
+    # Set and model on the command line.
+    assert invoke("save-set", whole_run, "--share", 0.2, "--out", tmp_path / "set").exit_code == 0
+    aligned = zoo.source("llama", "ia3")
+    said = invoke(
+        "apply",
+        "--scale",
+        1,
+        "--model",
+        aligned,
+        "--set",
+        tmp_path / "set",
+        *out,
+    )
+    assert said.exit_code == 0, said.output
+    said = invoke(
+        "apply",
+        whole_run,
+        "--transplant",
+        "--share",
+        0.2,
+        "--model",
+        base,
+        "--out",
+        tmp_path / "given",
+        "--limit",
+        4,
+        "--max-new-tokens",
+        4,
+        "--device",
+        "cpu",
+    )
+    assert said.exit_code == 0, said.output
+    record = json.loads((tmp_path / "given" / "intervention.json").read_text())
+    assert record["intervention"]["intervention"] == "transplant"
+    assert invoke("undo", tmp_path / "given", "--out", tmp_path / "back").exit_code == 0

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         PatchMeans,
         Scale,
         Steer,
+        Transplant,
         intervene,
         load_interventions,
         save_interventions,
@@ -38,11 +39,24 @@ if TYPE_CHECKING:
         RANKINGS,
     )
     from safety_neurons.report import render_comparison, render_report
-    from safety_neurons.runs import RunFolder, StabilityCard, Summary, reload_pair
+    from safety_neurons.runs import FragilityCard, RunFolder, StabilityCard, Summary, reload_pair
     from safety_neurons.studies.alignment import AlignRecipe, align
-    from safety_neurons.studies.applying import Applied, apply_scale, undo
+    from safety_neurons.studies.applying import (
+        Applied,
+        ApplyOptions,
+        apply_scale,
+        apply_scale_to,
+        apply_transplant,
+        undo,
+    )
     from safety_neurons.studies.calibrating import calibrate_judge
     from safety_neurons.studies.finding import FindOptions, find
+    from safety_neurons.studies.fragility import (
+        FragilityOptions,
+        FragilityPrompts,
+        fragility,
+        fragility_of_model,
+    )
     from safety_neurons.studies.generation import generate
     from safety_neurons.studies.judge_training import train_judge
     from safety_neurons.studies.judging import judge_answers
@@ -82,6 +96,7 @@ _HOMES = {
         "PatchMeans",
         "Scale",
         "Steer",
+        "Transplant",
         "intervene",
         "load_interventions",
         "save_interventions",
@@ -117,6 +132,7 @@ _HOMES = {
         "render_report",
     ),
     "runs": (
+        "FragilityCard",
         "RunFolder",
         "StabilityCard",
         "Summary",
@@ -128,13 +144,22 @@ _HOMES = {
     ),
     "studies.applying": (
         "Applied",
+        "ApplyOptions",
         "apply_scale",
+        "apply_scale_to",
+        "apply_transplant",
         "undo",
     ),
     "studies.calibrating": ("calibrate_judge",),
     "studies.finding": (
         "FindOptions",
         "find",
+    ),
+    "studies.fragility": (
+        "FragilityOptions",
+        "FragilityPrompts",
+        "fragility",
+        "fragility_of_model",
     ),
     "studies.generation": ("generate",),
     "studies.judge_training": ("train_judge",),
@@ -171,9 +196,13 @@ __all__ = [
     "Ablate",
     "AlignRecipe",
     "Applied",
+    "ApplyOptions",
     "ChatFormat",
     "Decoding",
     "FindOptions",
+    "FragilityCard",
+    "FragilityOptions",
+    "FragilityPrompts",
     "HarmJudge",
     "Intervention",
     "InterventionError",
@@ -199,6 +228,7 @@ __all__ = [
     "Steer",
     "Summary",
     "TestPrompts",
+    "Transplant",
     "UnitSet",
     "UnitSpace",
     "UnitValues",
@@ -208,10 +238,14 @@ __all__ = [
     "align",
     "answer",
     "apply_scale",
+    "apply_scale_to",
+    "apply_transplant",
     "builtin",
     "calibrate_judge",
     "decode",
     "find",
+    "fragility",
+    "fragility_of_model",
     "generate",
     "intervene",
     "judge_answers",

@@ -41,6 +41,7 @@ class AppliedRecord(Record):
         intervention: as it describes itself.
         units: by the path of the module that receives them, coordinates there.
         model: what was changed, as manifests describe models.
+        donor: whose weights were transplanted, described likewise; None for other interventions.
         provenance: where the units come from.
         refusals: harmful prompts refused before and after, and of how many; None where nothing was
             changed.
@@ -53,6 +54,7 @@ class AppliedRecord(Record):
     intervention: dict[str, Any]
     units: dict[str, list[int]]
     model: dict[str, Any]
+    donor: dict[str, Any] | None = None
     provenance: dict[str, Any]
     refusals: dict[str, float] | None = None
     difference: float
