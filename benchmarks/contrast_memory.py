@@ -37,10 +37,10 @@ def contrast_random_prompts(n: int) -> float:
             "",
         )
     assert sums.positions == n * NEW_TOKENS
-    return _peak_mb()
+    return peak_mb()
 
 
-def _peak_mb() -> float:
+def peak_mb() -> float:
     """From /proc, because getrusage of a child also counts the parent that started it."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024

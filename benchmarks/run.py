@@ -7,7 +7,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import contrast_memory, curve, paired_rows, validate_memory
+from benchmarks import (
+    contrast_memory,
+    curve,
+    export_memory,
+    fragility,
+    paired_rows,
+    validate_memory,
+)
 from safety_neurons.cli.options import quiet_libraries
 from safety_neurons.environment import environment
 from safety_neurons.models.devices import best_generation_dtype, default_device
@@ -24,6 +31,8 @@ def main() -> None:
         "curve": [curve.measure(dtype) for dtype in dtypes],
         "contrast_memory": contrast_memory.measure(),
         "validate_memory": validate_memory.measure(),
+        "export_memory": export_memory.measure(),
+        "fragility": fragility.measure(),
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")

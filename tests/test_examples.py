@@ -122,6 +122,12 @@ def test_an_ablation_that_is_baked_equals_the_live_one(example, zoo, architectur
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
+def test_all_neurons_of_a_pair_that_differs_in_nothing_else(example, zoo):
+    pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
+    found = example("transplant").main(pair, "w10 w20 w30")
+    assert found["all neurons"] == found["aligned"] != found["unaligned"]
+
+
 def test_an_intervention_of_ones_own(example, zoo):
     model = LoadedModel.load(zoo.source("llama", None), dtype=torch.float64, device="cpu")
     as_it_is, clipped = example("own_intervention").main(model, "w10 w20 w30")

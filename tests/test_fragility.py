@@ -119,9 +119,13 @@ def test_every_removal_is_what_its_interventions_give(card_and_run):
     assert card.intact.refusal_rate == 1
     assert card.removals == ["mean", "zero", "unaligned"]
     assert card.sets() == ["change-score", RANDOM, ABLATION, MAGNITUDE]
-    for name in ("change-score", ABLATION, MAGNITUDE):
-        for removal in card.removals:
+    for removal in card.removals:
+        for name in ("change-score", ABLATION):
             assert [p.k for p in card.curve_of(name, removal)] == [1, 12]
+        # Controls of every size beside the headline, elsewhere of the largest.
+        for name in (RANDOM, MAGNITUDE):
+            sized = [1, 12] if removal == "mean" else [12]
+            assert [p.k for p in card.curve_of(name, removal)] == sized
     # Ablation to zero of the same units, by hand.
     from safety_neurons.studies.sets import top_units
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,13 +111,12 @@ def planned(
     ways = [HEADLINE, ZERO, *([UNALIGNED_VALUES] if isinstance(role, Side) else [])]
     found = []
     for way in ways:
-        # Random sets at every size stand beside the headline; elsewhere the largest says enough.
-        random = shares if way == HEADLINE else [max(shares)]
-        sets = _sets(first, traced, shares, random, seed)
+        # Controls of every size stand beside the headline; elsewhere the largest says enough.
+        controls = shares if way == HEADLINE else [max(shares)]
+        sets = _sets(first, traced, shares, controls, seed)
         found += [_removal(role, way, name, of, traced.means) for name, of in sets]
     if channels is not None:
-        ranked = {ABLATION: channels.ablation}
-        sets = _sized(ranked, channels.ablation, shares, [max(shares)], seed)
+        sets = _sized(channels.ablation, shares, [max(shares)], seed)
         found += [_removal(role, HEADLINE, name, of, channels.means) for name, of in sets]
     return found
 
@@ -131,42 +130,29 @@ def _sets(
     first: Ranking | UnitSet | None,
     traced: Traced,
     shares: Sequence[float],
-    random: Sequence[float],
+    controls: Sequence[float],
     seed: int,
 ) -> Iterator[tuple[str, UnitSet]]:
-    others = {ABLATION: traced.ablation, MAGNITUDE: traced.magnitude}
+    own, loud = traced.ablation, traced.magnitude
     if isinstance(first, Ranking):
-        yield from _sized({first.name: first, **others}, first, shares, random, seed)
-        return
-    if first is not None:
+        yield from _sized(first, shares, controls, seed)
+    elif first is not None:
         yield GIVEN, first
         yield from _random(first, seed)
-    matched = traced.ablation if first is None else None
-    yield from _sized(others, matched, shares, random, seed)
+    yield from _sized(own, shares, controls if first is None else (), seed)
+    yield from _sized(loud, controls, (), seed)
 
 
 def _sized(
-    rankings: Mapping[str, Ranking],
-    matched: Ranking | None,
-    shares: Sequence[float],
-    random: Sequence[float],
-    seed: int,
+    ranking: Ranking, shares: Sequence[float], controls: Sequence[float], seed: int
 ) -> Iterator[tuple[str, UnitSet]]:
-    """The first units of each ranking at each size.
-
-    Args:
-        matched: the one beside which random sets are drawn, at the shares `random`.
-
-    Yields:
-        Sets with their names.
-    """
-    for name, ranking in rankings.items():
-        drawn = sizes(ranking.space, random)
-        for k in sizes(ranking.space, shares):
-            units = UnitSet.of(ranking.order[:k], ranking.space, ranking=name)
-            yield name, units
-            if ranking is matched and k in drawn:
-                yield from _random(units, seed)
+    """The first units of a ranking at each size, and random sets beside those of some sizes."""
+    drawn = sizes(ranking.space, controls)
+    for k in sizes(ranking.space, shares):
+        units = UnitSet.of(ranking.order[:k], ranking.space, ranking=ranking.name)
+        yield ranking.name, units
+        if k in drawn:
+            yield from _random(units, seed)
 
 
 def _random(units: UnitSet, seed: int) -> Iterator[tuple[str, UnitSet]]:
