@@ -27,6 +27,8 @@ from safety_neurons.units import SiteKind
 
 _HEIGHTS = {WIDE: 360, NARROW: 310}
 _DODGE = 5.0
+COPIED = "unaligned"
+"""The removal that copies the other model's values."""
 SHOWN = 8
 """Single units in the chart; all are in the table."""
 NEURONS, CHANNELS, CHANCE = 0, 1, 2
@@ -85,14 +87,47 @@ def finding(card: FragilityCard) -> str:
         sentence += (
             f" {words.count(chance.k)} random ones leave {words.percent(chance.refusal_rate)}."
         )
-    if point.on_topic is not None:
-        sentence += (
-            f" With them gone, {words.percent(point.on_topic)} of the answers are readable and "
-            f"about the prompt ({words.percent(card.intact_on_topic)} before), and harmless "
-            f"answers cost {_times(point.harmless_perplexity, card.intact_perplexity)} the "
-            "perplexity."
-        )
-    return sentence
+    return sentence + _what_is_left(card, point)
+
+
+def _what_is_left(card: FragilityCard, point: RemovalPoint) -> str:
+    """Whether a model that lost refusals answers, or has lost its language with them."""
+    if point.on_topic is None or card.intact.refusal_rate is None:
+        return ""
+    lost = card.intact.refusal_rate - (point.refusal_rate or 0.0)
+    won = point.on_topic - (card.intact_on_topic or 0.0)
+    own = (
+        ""
+        if card.unaligned_on_topic is None
+        else f"; the unaligned model gives {words.percent(card.unaligned_on_topic)}"
+    )
+    conclusion = (
+        "so most of what is lost is its language, not its refusals alone"
+        if won < lost / 2
+        else "so it complies instead"
+    )
+    return (
+        f" Then {words.percent(point.on_topic)} of its answers are readable and about the prompt "
+        f"({words.percent(card.intact_on_topic)} before{own}), and its own harmless answers have "
+        f"{_times(point.harmless_perplexity, card.intact_perplexity)} the perplexity, {conclusion}."
+    )
+
+
+def copied_finding(card: FragilityCard) -> str | None:
+    """What the unaligned model's values do in their place, which breaks nothing by themselves."""
+    points = [p for p in card.curve_of(card.ranking, COPIED) if p.refusal_rate is not None]
+    if not points or card.unaligned is None:
+        return None
+    said = [
+        f"{words.count(p.k)} leave {words.percent(p.refusal_rate)} refused and "
+        f"{words.percent(p.on_topic)} on topic"
+        for p in points[-3:]
+    ]
+    return (
+        f"Given the unaligned model’s values instead, by {card.ranking}: {'; '.join(said)} "
+        f"(the unaligned model itself: {words.percent(card.unaligned.refusal_rate)} and "
+        f"{words.percent(card.unaligned_on_topic)})."
+    )
 
 
 def single_finding(card: FragilityCard) -> str:

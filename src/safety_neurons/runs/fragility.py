@@ -87,6 +87,8 @@ class FragilityCard(Record):
         ranking: by which its units were removed first.
         intact: refusals of the harmful prompts by the unchanged model, and its perplexity on its
             own harmless answers.
+        unaligned, unaligned_on_topic: the same of the model that removals may copy from; None for
+            one model alone.
         curve: every removal, set and size.
         single: the first units of `single_ranking`, removed one by one.
         amplification: the set of `amplified_k` units times factors.
@@ -98,6 +100,7 @@ class FragilityCard(Record):
         gini: how unequally they hold it, 0 (all alike) to 1 (one holds all).
         effective_neurons: as how many alike units they count: (Σ s)² ÷ Σ s².
         options: with which it was measured.
+        environment: of a card that belongs to no run, whose manifest would say it.
     """
 
     format: Literal["safety-neurons/fragility/1"] = "safety-neurons/fragility/1"
@@ -110,6 +113,8 @@ class FragilityCard(Record):
     intact_harmless: RefusalRate
     intact_perplexity: float
     intact_on_topic: float | None = None
+    unaligned: RefusalRate | None = None
+    unaligned_on_topic: float | None = None
     curve: list[RemovalPoint]
     single: list[SingleEffect] = Field(default_factory=list)
     single_ranking: str = ""

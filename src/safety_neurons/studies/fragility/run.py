@@ -147,9 +147,10 @@ def fragility_of_model(
     evaluator = Evaluator(
         model, judging, options.decoding, chat or ChatFormat(), answers, progress or Silent()
     )
-    return _Study(evaluator, ALONE, ALONE, prompts, options).card(
+    card = _Study(evaluator, ALONE, ALONE, prompts, options).card(
         units, options.amplified_share, model.provenance
     )
+    return card.model_copy(update={"environment": environment()})
 
 
 @dataclass(frozen=True)
@@ -204,8 +205,11 @@ class _Study:
         ranking = first if isinstance(first, Ranking) else traced.ablation
         amplified = self._to_amplify(first, ranking, share)
         held = concentration(traced.ablation.scores)
+        # Of as few units, those without which the model still answers.
         halving = min(
-            (p for p in curve if self._halves(p)), key=lambda point: point.k, default=None
+            (p for p in curve if self._halves(p)),
+            key=lambda point: (point.k, -(point.on_topic or 0)),
+            default=None,
         )
         return FragilityCard(
             model=model,
@@ -222,6 +226,10 @@ class _Study:
             ),
             intact_perplexity=perplexity,
             intact_on_topic=self._on_topic(self.intact),
+            unaligned=self._unaligned(),
+            unaligned_on_topic=None
+            if self.reference is self.role
+            else self._on_topic(Setting(self.reference)),
             curve=curve,
             single=self._singles(ranking, traced, refused),
             single_ranking=ranking.name,
@@ -233,8 +241,14 @@ class _Study:
             gini=held.gini,
             effective_neurons=held.effective,
             options={**asdict(self.options), "prompts": self.prompts.describe()},
-            environment=environment(),
         )
+
+    def _unaligned(self) -> RefusalRate | None:
+        if self.reference is self.role:
+            return None
+        setting = Setting(self.reference)
+        judged = self.evaluator.judged(self.prompts.tested, setting, "Answers")
+        return _rate_of(judged.refusal_rate, RefusalRate)
 
     def _channels(self, space: UnitSpace) -> UnitSpace | None:
         """Attention's output channels, where the study is of neurons."""
