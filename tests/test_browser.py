@@ -12,6 +12,17 @@ from typing import Any
 import pytest
 
 from safety_neurons.report import render_comparison, render_report
+from safety_neurons.runs.fragility import (
+    ABLATION,
+    FRAGILITY,
+    MAGNITUDE,
+    RANDOM,
+    Amplified,
+    FragilityCard,
+    RefusalRate,
+    RemovalPoint,
+    SingleEffect,
+)
 from safety_neurons.runs.stability import STABILITY, Overlap, SetEffect, StabilityCard, Verdict
 from safety_neurons.storage import write_json
 from tests.test_report import SHARES, counted, detail, fabricate, point, samples, summary
@@ -118,6 +129,8 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     runs = [fabricate(folder / name, figures, samples()) for name in ("one", "two")]
     with runs[0].stage("stability", {}, [STABILITY]) as stage:
         write_json(stage.file(STABILITY), card().written())
+    with runs[0].stage("fragility", {}, [FRAGILITY]) as stage:
+        write_json(stage.file(FRAGILITY), fragile().written())
     comparison = render_comparison(runs, folder / "comparison.html")
     return {"report": render_report(runs[0]), "comparison": comparison}
 
@@ -146,6 +159,68 @@ def card() -> StabilityCard:
         verdict=Verdict.FRAGILE,
         reasons=["halves differ"],
         rules="Rules.",
+    )
+
+
+def fragile() -> FragilityCard:
+    """With every part, sizes close to each other, and a rate that is missing."""
+
+    def rate(value: float | None) -> dict:
+        low, high = (None, None) if value is None else (max(value - 0.1, 0), min(value + 0.1, 1))
+        return {"n": 32, "refusal_rate": value, "ci_low": low, "ci_high": high}
+
+    curve = [
+        RemovalPoint(
+            removal=removal,
+            set=name,
+            site=site,
+            k=k,
+            share=k / 2000,
+            on_topic=0.3,
+            harmless_perplexity=2.5 * k,
+            **rate(None if name == RANDOM and k == 2 else max(1 - k / 150, 0)),
+        )
+        for site, removal in (("mlp", "mean"), ("mlp", "unaligned"), ("attention", "mean"))
+        for name in ("change-score", RANDOM, ABLATION, MAGNITUDE)
+        for k in (1, 2, 3, 20, 100, 200)
+    ]
+    single = [
+        SingleEffect(
+            unit=f"L1.N{i}",
+            rank=i + 1,
+            log_odds=0.02 - 0.01 * i,
+            n=16,
+            ci_low=-0.3,
+            ci_high=0.1,
+            generated=RefusalRate(**rate(0.9)) if i > 7 else None,
+        )
+        for i in range(12)
+    ]
+    return FragilityCard(
+        model={},
+        units=2000,
+        ranking="change-score",
+        judge="a judge",
+        intact=RefusalRate(**rate(0.95)),
+        intact_harmless=RefusalRate(**rate(0.05)),
+        intact_perplexity=1.5,
+        intact_on_topic=0.05,
+        unaligned=RefusalRate(**rate(0.2)),
+        unaligned_on_topic=0.6,
+        curve=curve,
+        single=single,
+        single_ranking="change-score",
+        amplification=[
+            Amplified(factor=f, prompts=of, **rate(0.5))
+            for f in (1.5, 3.0)
+            for of in ("harmful", "harmless")
+        ],
+        amplified_k=20,
+        halving_k=100,
+        halving_set="change-score",
+        n50=120,
+        gini=0.8,
+        effective_neurons=300.0,
     )
 
 
