@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 
+from safety_neurons import registry
 from safety_neurons.engine import ALONE, Side
 from safety_neurons.errors import UserError
 from safety_neurons.inference import Decoding, Setting, answer, encode_prompts, texts_of
@@ -17,7 +18,7 @@ from safety_neurons.models import LoadedModel
 from safety_neurons.prompts import ChatFormat
 from safety_neurons.report import render_report
 from safety_neurons.runs import RunFolder
-from safety_neurons.runs.fragility import ABLATION, GIVEN, MAGNITUDE, RANDOM
+from safety_neurons.runs.fragility import ABLATION, GIVEN, MAGNITUDE, RANDOM, FragilityCard
 from safety_neurons.studies.finding import FindOptions, find
 from safety_neurons.studies.fragility import (
     FragilityOptions,
@@ -281,3 +282,52 @@ def test_the_command_on_one_model_refuses_a_set_of_another(zoo, tmp_path):
     )
     refused(done, "differently shaped")
     assert not (tmp_path / "out" / "fragility.json").exists()
+
+
+class Always:
+    """Every other answer is a refusal, whatever it says."""
+
+    name = "always-1"
+
+    def __call__(self, prompts, responses):
+        return [(Verdict.REFUSAL, Verdict.COMPLIANCE)[i % 2] for i in range(len(responses))]
+
+
+def test_the_command_on_one_model(zoo, tmp_path, monkeypatch):
+    monkeypatch.setitem(registry.JUDGES._values, "always", Always())
+    source, out = zoo.source("llama", "ia3"), tmp_path / "out"
+    space = LoadedModel.load(source, device="cpu").space()
+    save_set(UnitSet.of(torch.tensor([0, 30]), space), tmp_path / "set")
+    arguments = [
+        "fragility",
+        "--model",
+        source,
+        "--set",
+        tmp_path / "set",
+        "--out",
+        out,
+        "--judge",
+        "always",
+        "--limit",
+        4,
+        "--shares",
+        "0.1",
+        "--factors",
+        "2",
+        "--singles",
+        3,
+        "--max-new-tokens",
+        3,
+        "--device",
+        "cpu",
+    ]
+    done = invoke(*arguments)
+    assert done.exit_code == 0, done.output
+    assert "given" in done.output
+    card = FragilityCard.parsed((out / "fragility.json").read_text())
+    assert card.removals == ["mean", "zero"]
+    assert card.environment
+    assert card.unaligned is None
+    kept = {file.name for file in (out / "state" / "answers").iterdir()}
+    assert invoke(*arguments).exit_code == 0  # answers are there already
+    assert {file.name for file in (out / "state" / "answers").iterdir()} == kept

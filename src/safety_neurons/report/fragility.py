@@ -27,6 +27,8 @@ from safety_neurons.units import SiteKind
 
 _HEIGHTS = {WIDE: 360, NARROW: 310}
 _DODGE = 5.0
+_FALL = 0.05
+"""Less is not called a fall."""
 COPIED = "unaligned"
 """The removal that copies the other model's values."""
 SHOWN = 8
@@ -153,19 +155,19 @@ def amplification_finding(card: FragilityCard) -> str:
     """What multiplying the chosen units does."""
     rows = {(row.factor, row.prompts): row for row in card.amplification}
     factors = sorted({row.factor for row in card.amplification})
-    said = [
-        f"× {factor:g}: {words.percent(rows[factor, 'harmful'].refusal_rate)} of harmful and "
-        f"{words.percent(rows[factor, 'harmless'].refusal_rate)} of harmless prompts refused"
-        for factor in factors
-    ]
-    before = (
-        f"{words.percent(card.intact.refusal_rate)} and "
-        f"{words.percent(card.intact_harmless.refusal_rate)}"
+    harmful = [rows[factor, "harmful"].refusal_rate or 0.0 for factor in factors]
+    most, before = max(harmful), card.intact.refusal_rate or 0.0
+    at = f"{factors[harmful.index(most)]:g}"
+    said = (
+        f"multiplying them by {at} raises refusals of harmful prompts from {words.percent(before)} "
+        f"to {words.percent(most)}"
+        if most > before
+        else f"no factor raises refusals of harmful prompts above the {words.percent(before)} that "
+        "there are"
     )
-    return (
-        f"{words.count(card.amplified_k)} {card.noun} multiplied – {'; '.join(said)}. Unchanged: "
-        f"{before}."
-    )
+    falls = [f for f, rate in zip(factors, harmful, strict=True) if rate < before - _FALL]
+    down = f"; from × {falls[0]:g} on they fall" if falls else ""
+    return f"Of the first {words.count(card.amplified_k)} {card.noun}: {said}{down}."
 
 
 def removal_chart(card: FragilityCard, removal: str = HEADLINE) -> Sized:
@@ -232,15 +234,16 @@ def amplified_rows(card: FragilityCard) -> Iterator[tuple[float, Amplified, Ampl
 def _chart(
     card: FragilityCard, curves: Sequence[Sequence[RemovalPoint]], noun: str, size: str
 ) -> Markup:
-    points = [point for curve in curves for point in curve]
-    shares = sorted({point.share for point in points})
-    across = Logarithmic(shares[0], shares[-1] if len(shares) > 1 else 10 * shares[0])
+    shares = sorted(point.share for curve in curves for point in curve)
+    # Units of another kind are other shares by rounding alone.
+    named = sorted({point.share for point in curves[0]})
+    across = Logarithmic(shares[0], shares[-1] if shares[-1] > shares[0] else 10 * shares[0])
     frame = Frame(WIDTHS[size], _HEIGHTS[size], across, Linear(-0.02, 1.05))
     ticks = (Tick(at, words.percent(at)) for at in (0.0, 0.25, 0.5, 0.75, 1.0))
     parts = [
         *frame.grid(ticks),
         *frame.base(
-            (Tick(share, f"{100 * share:.2g}") for share in shares),
+            (Tick(share, f"{100 * share:.2g}") for share in named),
             f"{noun} removed, % of all (log scale)",
         ),
     ]
