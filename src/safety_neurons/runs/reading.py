@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from safety_neurons.errors import reading
 from safety_neurons.runs.folder import RunFolder
 from safety_neurons.runs.fragility import FRAGILITY, FragilityCard
+from safety_neurons.runs.record import Record
 from safety_neurons.runs.samples import SAMPLES, SampleRow
 from safety_neurons.runs.stability import STABILITY, StabilityCard
 from safety_neurons.runs.summary import SUMMARY, Summary
+
+R = TypeVar("R", bound=Record)
 
 _REMEDY = "run `safety-neurons validate` again"
 
@@ -36,11 +41,7 @@ def read_stability(run: RunFolder) -> StabilityCard | None:
     Raises:
         UserError: if the file is damaged or lost.
     """
-    if not run.is_complete("stability"):
-        return None
-    file = run.result("stability", STABILITY)
-    with reading(file, remedy="run `safety-neurons stability` again"):
-        return StabilityCard.parsed(file.read_text(encoding="utf-8"))
+    return _card(run, "stability", STABILITY, StabilityCard)
 
 
 def read_fragility(run: RunFolder) -> FragilityCard | None:
@@ -52,11 +53,15 @@ def read_fragility(run: RunFolder) -> FragilityCard | None:
     Raises:
         UserError: if the file is damaged or lost.
     """
-    if not run.is_complete("fragility"):
+    return _card(run, "fragility", FRAGILITY, FragilityCard)
+
+
+def _card(run: RunFolder, stage: str, name: str, kind: type[R]) -> R | None:
+    if not run.is_complete(stage):
         return None
-    file = run.result("fragility", FRAGILITY)
-    with reading(file, remedy="run `safety-neurons fragility` again"):
-        return FragilityCard.parsed(file.read_text(encoding="utf-8"))
+    file = run.result(stage, name)
+    with reading(file, remedy=f"run `safety-neurons {stage}` again"):
+        return kind.parsed(file.read_text(encoding="utf-8"))
 
 
 def read_samples(run: RunFolder) -> list[SampleRow]:
