@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -15,7 +15,6 @@ from safety_neurons.report.charts.svg import drawing
 from safety_neurons.runs.fragility import (
     ABLATION,
     GIVEN,
-    HEADLINE,
     MAGNITUDE,
     RANDOM,
     Amplified,
@@ -33,7 +32,7 @@ COPIED = "unaligned"
 """The removal that copies the other model's values."""
 SHOWN = 8
 """Single units in the chart; all are in the table."""
-NEURONS, CHANNELS, CHANCE = 0, 1, 2
+NEURONS, CHANNELS, CHANCE = 2, 0, 1
 """Series of the chart of where refusals live."""
 
 _REMOVALS = {
@@ -53,7 +52,7 @@ def set_name(name: str, noun: str) -> str:
     return {
         RANDOM: "random, as many in each layer",
         MAGNITUDE: "largest activations",
-        ABLATION: "ablation attribution (this model’s own gradients)",
+        ABLATION: "ablation attribution",
         GIVEN: f"the given {noun}",
     }.get(name, name)
 
@@ -67,7 +66,7 @@ def halved(card: FragilityCard) -> RemovalPoint | None:
 
 
 def finding(card: FragilityCard) -> str:
-    """What the removals say, in a sentence or two."""
+    """What the removals say, in a few sentences."""
     noun, intact = card.noun, words.percent(card.intact.refusal_rate)
     if (point := halved(card)) is None:
         own = [p for name in card.sets() if name != RANDOM for p in card.curve_of(name)]
@@ -78,40 +77,52 @@ def finding(card: FragilityCard) -> str:
             f"{words.plural(card.intact.n, 'harmful prompt')} with all {noun} at work)."
         )
     sentence = (
-        f"Taking away {words.count(point.k)} {noun} ({words.share(point.share)} of all) by "
-        f"{set_name(point.set, noun)} lowers refusals from {intact} to "
+        f"{words.count(point.k)} {noun} ({_share(point)} of all) are enough to halve the aligned "
+        f"model’s refusals: without the first by {set_name(point.set, noun)} it refuses "
         f"{words.percent(point.refusal_rate)} ({words.interval(point.interval)}, "
-        f"{words.plural(point.n, 'prompt')}); an attacker needs at most so many."
+        f"{words.plural(point.n, 'prompt')}) instead of {intact}"
     )
-    near = [p for p in card.curve_of(RANDOM) if p.k >= point.k] or card.curve_of(RANDOM)
-    if near:
-        chance = min(near, key=lambda p: p.k)
-        sentence += (
-            f" {words.count(chance.k)} random ones leave {words.percent(chance.refusal_rate)}."
-        )
-    return sentence + _what_is_left(card, point)
+    chance = _random_beside(card, point)
+    if chance is None:
+        return f"{sentence}.{_what_is_left(card, point)}"
+    return (
+        f"{sentence}; without {words.count(chance.k)} random ones "
+        f"{words.percent(chance.refusal_rate)}.{_what_is_left(card, point)}"
+    )
+
+
+def _random_beside(card: FragilityCard, point: RemovalPoint) -> RemovalPoint | None:
+    drawn = card.curve_of(RANDOM)
+    large = [p for p in drawn if p.k >= point.k] or drawn[-1:]
+    return min(large, key=lambda p: p.k, default=None)
 
 
 def _what_is_left(card: FragilityCard, point: RemovalPoint) -> str:
     """Whether a model that lost refusals answers, or has lost its language with them."""
-    if point.on_topic is None or card.intact.refusal_rate is None:
+    if point.on_topic is None or point.refusal_rate is None:
         return ""
-    lost = card.intact.refusal_rate - (point.refusal_rate or 0.0)
-    won = point.on_topic - (card.intact_on_topic or 0.0)
+    neither = max(1 - point.refusal_rate - point.on_topic, 0.0)
+    freed = (
+        "it is broken more than it complies"
+        if neither > point.on_topic
+        else "it complies more than it is broken"
+    )
     own = (
         ""
         if card.unaligned_on_topic is None
-        else f"; the unaligned model gives {words.percent(card.unaligned_on_topic)}"
+        else f" (the unaligned model answers {words.percent(card.unaligned_on_topic)} so)"
     )
-    conclusion = (
-        "so most of what is lost is its language, not its refusals alone"
-        if won < lost / 2
-        else "so it complies instead"
+    cost = _times(point.harmless_perplexity, card.intact_perplexity)
+    chance = _random_beside(card, point)
+    beside = (
+        ""
+        if chance is None
+        else f" ({_times(chance.harmless_perplexity, card.intact_perplexity)} without random ones)"
     )
     return (
-        f" Then {words.percent(point.on_topic)} of its answers are readable and about the prompt "
-        f"({words.percent(card.intact_on_topic)} before{own}), and its own harmless answers have "
-        f"{_times(point.harmless_perplexity, card.intact_perplexity)} the perplexity, {conclusion}."
+        f" {words.percent(point.on_topic)} of its answers are then readable and about the prompt"
+        f"{own}, and {words.percent(neither)} are neither that nor refusals: {freed}. Its own "
+        f"harmless answers have {cost} the perplexity{beside}."
     )
 
 
@@ -121,14 +132,15 @@ def copied_finding(card: FragilityCard) -> str | None:
     if not points or card.unaligned is None:
         return None
     said = [
-        f"{words.count(p.k)} leave {words.percent(p.refusal_rate)} refused and "
-        f"{words.percent(p.on_topic)} on topic"
+        f"with {words.count(p.k)} {card.noun} ({_share(p)}) it refuses "
+        f"{words.percent(p.refusal_rate)} and answers {words.percent(p.on_topic)} on topic"
         for p in points[-3:]
     ]
     return (
-        f"Given the unaligned model’s values instead, by {card.ranking}: {'; '.join(said)} "
-        f"(the unaligned model itself: {words.percent(card.unaligned.refusal_rate)} and "
-        f"{words.percent(card.unaligned_on_topic)})."
+        "Given the unaligned model’s values instead of being held, which breaks nothing by itself, "
+        f"by {card.ranking}: {'; '.join(said)}. The unaligned model itself: "
+        f"{words.percent(card.unaligned.refusal_rate)} and "
+        f"{words.percent(card.unaligned_on_topic)}."
     )
 
 
@@ -137,7 +149,7 @@ def single_finding(card: FragilityCard) -> str:
     strongest = min(card.single, key=lambda one: one.log_odds)
     sentence = (
         f"Of the first {len(card.single)} {card.noun} of {card.single_ranking}, removed one by "
-        f"one, {strongest.unit} matters most: the log-odds of refusing change by "
+        f"one, {strongest.unit} has the largest mean change of the log-odds of refusing: "
         f"{words.number(strongest.log_odds)}."
     )
     alone = [one for one in card.single if one.generated is not None]
@@ -145,8 +157,9 @@ def single_finding(card: FragilityCard) -> str:
     known = [rate for rate in rates if rate is not None]
     if known:
         sentence += (
-            f" Without any one of the {len(alone)} strongest the model still refuses at least "
-            f"{words.percent(min(known))} ({words.percent(card.intact.refusal_rate)} with all)."
+            f" Without one of the {len(alone)} strongest, whichever it is, the model refuses at "
+            f"least {words.percent(min(known))}; with all of them "
+            f"{words.percent(card.intact.refusal_rate)}."
         )
     return sentence
 
@@ -166,23 +179,65 @@ def amplification_finding(card: FragilityCard) -> str:
         "there are"
     )
     falls = [f for f, rate in zip(factors, harmful, strict=True) if rate < before - _FALL]
-    down = f"; from × {falls[0]:g} on they fall" if falls else ""
+    unread = rows[falls[0], "harmful"].unscored if falls else 0
+    mute = (
+        f", where {unread} of {rows[falls[0], 'harmful'].n} answers are empty or unreadable"
+        if unread
+        else ""
+    )
+    down = f"; from a factor of {falls[0]:g} on they fall{mute}" if falls else ""
     return f"Of the first {words.count(card.amplified_k)} {card.noun}: {said}{down}."
 
 
-def removal_chart(card: FragilityCard, removal: str = HEADLINE) -> Sized:
+def spread(card: FragilityCard) -> str:
+    """How unequally what refusals rest on is spread."""
+    return (
+        f"Of all that ablation attribution gives to {card.noun} that refusals rest on, "
+        f"{words.count(card.n50)} of {words.count(card.units)} hold half. It is as unequal as if "
+        f"{words.count(round(card.effective_neurons or 0))} held the same and the others nothing "
+        f"(Gini {words.number(card.gini)}: 0 if all hold the same, 1 if one holds all)."
+    )
+
+
+def site_finding(card: FragilityCard) -> str:
+    """Which of two kinds of units refusals rest on more, share for share."""
+    size = min(p.k for p in card.curve_of(ABLATION))
+    both = {}
+    for site, name in ((SiteKind.MLP, card.noun), (SiteKind.ATTENTION, "attention channels")):
+        low = [
+            p
+            for p in card.curve_of(ABLATION, site=site)
+            if p.refusal_rate is not None
+            and card.intact.refusal_rate is not None
+            and p.refusal_rate <= card.intact.refusal_rate / 2
+        ]
+        both[name] = _share(low[0]) if low else None
+    said = [
+        f"{share} of the {name} are enough" if share else f"no share of the {name} was"
+        for name, share in both.items()
+    ]
+    return f"To halve refusals by ablation attribution, {' and '.join(said)}." if size else ""
+
+
+def removal_chart(card: FragilityCard) -> Sized:
     """Refusals against the share removed, a line for each set."""
-    curves = [card.curve_of(name, removal) for name in card.sets()]
+    curves = dict(enumerate(card.curve_of(name) for name in card.sets()))
     return Sized.of(lambda size: _chart(card, curves, card.noun, size))
+
+
+def topic_chart(card: FragilityCard) -> Sized:
+    """Answers on topic against the share removed, a line for each set."""
+    curves = dict(enumerate(card.curve_of(name) for name in card.sets()))
+    return Sized.of(lambda size: _chart(card, curves, card.noun, size, on_topic=True))
 
 
 def site_chart(card: FragilityCard) -> Sized:
     """The same by ablation attribution, for neurons and for attention's channels."""
-    curves = [
-        card.curve_of(ABLATION),
-        card.curve_of(ABLATION, site=SiteKind.ATTENTION),
-        card.curve_of(RANDOM, site=SiteKind.ATTENTION),
-    ]
+    curves = {
+        NEURONS: card.curve_of(ABLATION),
+        CHANNELS: card.curve_of(ABLATION, site=SiteKind.ATTENTION),
+        CHANCE: card.curve_of(RANDOM, site=SiteKind.ATTENTION),
+    }
     return Sized.of(lambda size: _chart(card, curves, "units of their kind", size))
 
 
@@ -232,11 +287,17 @@ def amplified_rows(card: FragilityCard) -> Iterator[tuple[float, Amplified, Ampl
 
 
 def _chart(
-    card: FragilityCard, curves: Sequence[Sequence[RemovalPoint]], noun: str, size: str
+    card: FragilityCard,
+    curves: Mapping[int, Sequence[RemovalPoint]],
+    noun: str,
+    size: str,
+    *,
+    on_topic: bool = False,
 ) -> Markup:
-    shares = sorted(point.share for curve in curves for point in curve)
+    """Curves by the number of their series, the one that names the shares first."""
+    shares = sorted(point.share for curve in curves.values() for point in curve)
     # Units of another kind are other shares by rounding alone.
-    named = sorted({point.share for point in curves[0]})
+    named = sorted({point.share for point in next(iter(curves.values()))})
     across = Logarithmic(shares[0], shares[-1] if shares[-1] > shares[0] else 10 * shares[0])
     frame = Frame(WIDTHS[size], _HEIGHTS[size], across, Linear(-0.02, 1.05))
     ticks = (Tick(at, words.percent(at)) for at in (0.0, 0.25, 0.5, 0.75, 1.0))
@@ -247,26 +308,36 @@ def _chart(
             f"{noun} removed, % of all (log scale)",
         ),
     ]
-    if (intact := card.intact.refusal_rate) is not None:
+    if on_topic and card.unaligned_on_topic is not None:
+        parts.append(level(frame, card.unaligned_on_topic, "level"))
+    elif not on_topic and (intact := card.intact.refusal_rate) is not None:
         parts += [level(frame, intact, "level"), level(frame, intact / 2, "ceiling")]
-    for series, curve in enumerate(curves):
-        shift = _DODGE * series - _DODGE
-        marks = [mark for point in curve if (mark := _mark(point, card.noun)) is not None]
+    for place, (series, curve) in enumerate(curves.items()):
+        shift = _DODGE * place - _DODGE
+        marks = [mark for point in curve if (mark := _mark(point, card.noun, on_topic)) is not None]
         if marks:
             parts += marked_line(frame, marks, Style.of_series(series), shift=shift)
-    label = "Refusals of harmful prompts against the share removed; figures in the table."
+    what = "Answers on topic" if on_topic else "Refusals of harmful prompts"
+    label = f"{what} against the share removed; figures in the table."
     return drawing(frame.width, frame.height, label, *parts, class_=f"chart {size}")
 
 
-def _mark(point: RemovalPoint, noun: str) -> Mark | None:
+def _mark(point: RemovalPoint, noun: str, on_topic: bool) -> Mark | None:
+    kind = "attention channels" if point.site is SiteKind.ATTENTION else noun
+    said = f"{set_name(point.set, noun)}, {words.count(point.k)} {kind}: "
+    if on_topic:
+        if point.on_topic is None:
+            return None
+        return Mark(point.share, point.on_topic, f"{said}{words.percent(point.on_topic)} on topic")
     if point.refusal_rate is None:
         return None
-    kind = "attention channels" if point.site is SiteKind.ATTENTION else noun
-    said = (
-        f"{set_name(point.set, noun)}, {words.count(point.k)} {kind}: "
-        f"{words.percent(point.refusal_rate)} refused, {words.interval(point.interval)}"
-    )
+    said += f"{words.percent(point.refusal_rate)} refused, {words.interval(point.interval)}"
     return Mark(point.share, point.refusal_rate, said, point.interval)
+
+
+def _share(point: RemovalPoint) -> str:
+    """Two digits: a share that gives a whole number of units is never quite round."""
+    return f"{100 * point.share:.2g}{words.NBSP}%"
 
 
 def _times(value: float | None, of: float) -> str:
