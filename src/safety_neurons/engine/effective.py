@@ -25,11 +25,14 @@ _CLOSE = 1e-5
 computed in float32 whatever the model is."""
 
 
-def effective(model: HookedModel, name: str) -> tuple[Tensor, Tensor | None]:
+def effective(
+    model: HookedModel, name: str, *, of_scaled: bool = False
+) -> tuple[Tensor, Tensor | None]:
     """A projection's weight and bias with the model's adapter folded in, at least in float32.
 
     Args:
         name: the path of the module.
+        of_scaled: what is read is scaled by an (IA)³ adapter already, as units at a site are.
 
     Returns:
         The weight as the module keeps it, and the bias where there is one.
@@ -49,6 +52,8 @@ def effective(model: HookedModel, name: str) -> tuple[Tensor, Tensor | None]:
         if adapter not in module.ia3_l:
             return weight, bias
         scale = module.ia3_l[adapter].detach().flatten().to(wide)
+        if module.is_feedforward and of_scaled:
+            return weight, bias
         inputs = input_axis(base)
         along = inputs if module.is_feedforward else 1 - inputs
         weight = weight * (scale[:, None] if along == 0 else scale)
@@ -79,13 +84,22 @@ class Norms:
     behind: tuple[Float[Tensor, "probe d_model"], ...]
 
 
-@torch.no_grad()
-def norms_around(model: PreTrainedModel, sites: Sequence[Site]) -> dict[BlockKey, Norms]:
-    """The norms around the MLPs of some sites, found by where tensors come from and go.
+@dataclass(frozen=True)
+class Neighbours:
+    """The modules that stand between an MLP and the residual stream.
 
-    Returns:
-        Norms by block.
+    Args:
+        before: gives what the MLP reads; None where that is the residual stream itself.
+        behind: read what it gives, one after the other as they stand.
     """
+
+    before: nn.Module | None
+    behind: tuple[nn.Module, ...]
+
+
+@torch.no_grad()
+def neighbours(model: PreTrainedModel, sites: Sequence[Site]) -> dict[BlockKey, Neighbours]:
+    """The modules beside the MLPs of some sites, found by where tensors come from and go."""
     leaves = [(n, m) for n, m in model.named_modules() if not any(True for _ in m.children())]
     read: dict[int, Tensor] = {}
     given: dict[int, Tensor] = {}
@@ -106,21 +120,30 @@ def norms_around(model: PreTrainedModel, sites: Sequence[Site]) -> dict[BlockKey
     with HookSet([point for name, module in plain for point in taps(name, module)]):
         tokens = torch.ones(1, 4, dtype=torch.long, device=model.device)
         model(input_ids=tokens, use_cache=False)
-    generator = torch.Generator().manual_seed(0)
-    width = model.config.get_text_config().hidden_size
-    drawn = torch.randn(_PROBES, width, generator=generator, dtype=torch.float64)
-    probe = torch.cat([drawn, -drawn, 0.01 * drawn]).to(model.device, model.dtype)[None]
     found = {}
     for site in sites:
         into = base_layer(model.get_submodule(site.writers[0]))
         entered, left = read[id(into)], given[id(site.module)]
         before = [m for _, m in plain if given.get(id(m)) is entered and m is not into]
         behind = [m for _, m in plain if read.get(id(m)) is left and m is not site.module]
-        found[site.key] = Norms(
-            before[0](probe)[0].cpu() if before else None,
-            tuple(module(probe)[0].cpu() for module in behind),
-        )
+        found[site.key] = Neighbours(before[0] if before else None, tuple(behind))
     return found
+
+
+@torch.no_grad()
+def norms_around(model: PreTrainedModel, sites: Sequence[Site]) -> dict[BlockKey, Norms]:
+    """What the modules around the MLPs of some sites make of a probe, by block."""
+    generator = torch.Generator().manual_seed(0)
+    width = model.config.get_text_config().hidden_size
+    drawn = torch.randn(_PROBES, width, generator=generator, dtype=torch.float64)
+    probe = torch.cat([drawn, -drawn, 0.01 * drawn]).to(model.device, model.dtype)[None]
+    return {
+        block: Norms(
+            None if beside.before is None else beside.before(probe)[0].cpu(),
+            tuple(module(probe)[0].cpu() for module in beside.behind),
+        )
+        for block, beside in neighbours(model, sites).items()
+    }
 
 
 def ratio(
