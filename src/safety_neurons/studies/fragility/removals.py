@@ -106,7 +106,8 @@ def planned(
         channels: of the attention's output channels; None to leave them.
 
     Returns:
-        Removals to the mean, to zero and, for a side of a pair, to the other side's values.
+        Removals to the mean, to zero and, for a side of a pair, to the other side's values; of
+        channels to the mean, at every other share.
     """
     ways = [HEADLINE, ZERO, *([UNALIGNED_VALUES] if isinstance(role, Side) else [])]
     found = []
@@ -116,7 +117,8 @@ def planned(
         sets = _sets(first, traced, shares, controls, seed)
         found += [_removal(role, way, name, of, traced.means) for name, of in sets]
     if channels is not None:
-        sets = _sized(channels.ablation, shares, [max(shares)], seed)
+        few = sorted(shares)[::-2]
+        sets = _sized(channels.ablation, few, [max(shares)], seed)
         found += [_removal(role, HEADLINE, name, of, channels.means) for name, of in sets]
     return found
 
