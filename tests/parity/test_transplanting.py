@@ -172,10 +172,13 @@ def test_interventions_behind_and_before_a_transplant(zoo, architecture, kind):
         torch.testing.assert_close(found, logits_of(by_hand, TOKENS), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("shared", [True, False])
 @torch.no_grad()
-def test_in_a_pair_with_a_donor_beside_it(zoo):
-    """The aligned side's weights in the unaligned side, as rows of one batch, beside a patch."""
-    pair = zoo.pair(zoo.source("llama", "lora"), zoo.source("llama", None))
+def test_in_a_pair_with_a_donor_beside_it(zoo, shared):
+    """The aligned side's weights in the unaligned side, beside a patch; in one batch or two."""
+    unaligned = zoo.source("llama", None) if shared else str(zoo.copy("llama"))
+    pair = zoo.pair(zoo.source("llama", "lora"), unaligned)
+    assert pair.shared == shared
     units = some_neurons(pair)
     transplant = Transplant.between(pair.sides[Side.ALIGNED], pair.sides[Side.UNALIGNED], units)
     settings = [
