@@ -30,7 +30,7 @@ from safety_neurons.studies.finding import FindOptions, find
 from safety_neurons.studies.sets import top_units
 from safety_neurons.units import UnitSet, UnitSpace
 from tests.commands import invoke, refused
-from tests.tiny import ARCHITECTURES, prompts, words
+from tests.tiny import ARCHITECTURES, PARTS, prompts, words
 
 DECODING = Decoding(4, 8)
 ASKED = words("asked", 9)
@@ -213,6 +213,12 @@ def test_a_transplant_that_is_written_does_what_the_live_one_does(
             assert wanted.keys() == found.keys()
             assert all(torch.equal(wanted[key], found[key]) for key in wanted)
         assert "weights of" in (out / "README.md").read_text()
+        if (kind, name) == ("ia3", None):  # its adapter changes the columns out of them alone
+            down = PARTS[architecture]["down"]
+            assert all(down in tensor.name for tensor in done.record.tensors)
+            kept = load_file(out / "undo.safetensors")
+            columns = sum(t.numel() for n, t in kept.items() if n.endswith("/index"))
+            assert columns <= len(units)
         assert done.record.donor["source"] == zoo.source(architecture, kind)
 
 

@@ -72,7 +72,16 @@ class Kept:
         self._slices: dict[str, Tensor] = {}
 
     def add(self, edited: Edited, index: Tensor, axis: int) -> None:
-        """Keep the merged slices at `index` of one tensor."""
+        """Keep those merged slices at `index` of one tensor that were changed."""
+        merged, written = (
+            tensor.index_select(axis, index).movedim(axis, 0).flatten(1)
+            if tensor.dim() > 1
+            else tensor[index][:, None]
+            for tensor in (edited.merged, edited.written)
+        )
+        index = index[(merged != written).any(dim=1)]
+        if not len(index):
+            return
         self.tensors.append(
             ChangedTensor(
                 name=edited.name,
