@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -208,6 +209,16 @@ def test_one_model_alone_with_a_set_of_a_file(model, tmp_path):
     other = UnitSet.of(torch.tensor([1]), UnitSpace.neurons((5, 5)))
     with pytest.raises(UserError, match="differently shaped"):
         fragility_of_model(model, other, ASKED, OPTIONS, judge=judge)
+
+
+def test_an_architecture_that_knows_neurons_alone(model):
+    """As one of somebody else's may: no attention, no layers."""
+    kept = [site for site in model.hooked.sites if site.key.site is SiteKind.MLP]
+    bare = dataclasses.replace(model, hooked=dataclasses.replace(model.hooked, sites=kept))
+    judge = judge_of(model, ALONE)
+    card = fragility_of_model(bare, None, ASKED, OPTIONS, judge=judge)
+    assert card.sets(SiteKind.ATTENTION) == []
+    assert len(card.single) == OPTIONS.singles
 
 
 def test_a_model_that_refuses_nothing_is_refused(model):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -186,3 +188,16 @@ def test_an_architecture_whose_layers_give_more_than_they_get_is_refused(zoo, mo
         singles.single_effects(
             model, ALONE, prompts(), COMPLETIONS, [30], means_of(model), Silent()
         )
+
+
+def test_an_architecture_that_names_no_layers_is_read_whole(zoo):
+    """One of somebody else's may say where its neurons are, and no more."""
+    whole, bare = alone(zoo, "llama", "lora"), alone(zoo, "llama", "lora")
+    kept = [site for site in bare.hooked.sites if site.key.site is not SiteKind.RESIDUAL]
+    bare = dataclasses.replace(bare, hooked=dataclasses.replace(bare.hooked, sites=kept))
+    units, means = [1, 30], means_of(whole)
+    both = [
+        singles.single_effects(of, ALONE, prompts(), COMPLETIONS, units, means, Silent())
+        for of in (whole, bare)
+    ]
+    torch.testing.assert_close(both[0], both[1], rtol=1e-9, atol=1e-12)

@@ -254,6 +254,12 @@ class _Study:
         """Attention's output channels, where the study is of neurons."""
         if not self.options.attention or space.kinds != (SiteKind.MLP,):
             return None
+        known = {site.key.site for site in self.group.members[self.role].sites}
+        if SiteKind.ATTENTION not in known:
+            self.evaluator.progress.note(
+                "The architecture does not say where attention's channels are, so they stay."
+            )
+            return None
         return self.group.space(SiteKind.ATTENTION)
 
     def _refused(self) -> tuple[list[list[int]], list[list[int]]]:

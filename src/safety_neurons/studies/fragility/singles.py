@@ -16,7 +16,7 @@ from safety_neurons.errors import InterventionError
 from safety_neurons.inference import ForcedBatch
 from safety_neurons.interventions import Ablate, InterventionEdit
 from safety_neurons.progress import Progress
-from safety_neurons.units import UnitSet, UnitValues
+from safety_neurons.units import SiteKind, UnitSet, UnitValues
 
 TOKENS = 12
 """So many tokens of a refusal are read: where a model says that it refuses."""
@@ -54,10 +54,12 @@ def single_effects(
     space = means.space
     batch = ForcedBatch.of(prompts, [refusal[:TOKENS] for refusal in refusals], group)
     layers = space.layers_of(torch.tensor(units)).tolist()
-    tap = ResidualTap(set(layers))
+    # An architecture that names no layers is read whole each time.
+    named = {s.key.layer for s in group.members[role].sites if s.key.site is SiteKind.RESIDUAL}
+    tap = ResidualTap(named & set(layers))
     intact = _logits(group, role, batch.tokens, batch, [tap])
     before = _log_odds(batch, intact)
-    _require_same(group, role, batch, tap, max(layers, default=None), intact)
+    _require_same(group, role, batch, tap, max(tap.taken, default=None), intact)
     changes = torch.empty(len(units), len(batch), dtype=torch.float64)
     together = max(_ROWS // len(batch), 1)
     of_layer: dict[int, list[int]] = {}
@@ -73,10 +75,12 @@ def single_effects(
         edit = InterventionEdit(held, role, device=group.device)
         rows = torch.arange(len(places) * len(batch), device=group.device)
         edit.assign(rows // len(batch), rows)
-        residual = tap.taken[layer].repeat(len(places), 1, 1)
+        resumed = None
+        if layer in tap.taken:
+            resumed = Resumption(layer, tap.taken[layer].repeat(len(places), 1, 1))
         read = batch.tokens
         tokens = Tokens(read.ids.repeat(len(places), 1), read.mask.repeat(len(places), 1))
-        logits = _logits(group, role, tokens, batch, [edit], Resumption(layer, residual))
+        logits = _logits(group, role, tokens, batch, [edit], resumed)
         for place, of_unit in zip(places, logits.split(len(batch)), strict=True):
             changes[place] = _log_odds(batch, of_unit) - before
     return changes
