@@ -9,11 +9,12 @@ import torch
 
 from safety_neurons.engine import (
     ALONE,
+    BlockTap,
     PairedRows,
-    ResidualTap,
     Resumption,
     Side,
 )
+from safety_neurons.engine.resuming import entrance
 from safety_neurons.errors import InterventionError
 from safety_neurons.inference import ForcedBatch
 from safety_neurons.methods.ablation import attribute_ablation, sum_activations
@@ -136,10 +137,10 @@ def test_a_pass_begun_in_the_middle_gives_the_same_logits(zoo, architecture, kin
     model = alone(zoo, architecture, kind)
     batch = ForcedBatch.of(prompts(), COMPLETIONS, model)
     counts, last = {ALONE: len(batch)}, LAYERS - 1
-    tap = ResidualTap({last})
+    tap = BlockTap([entrance(last)])
     with PairedRows(model, counts, edits=[tap]) as rows:
         whole = rows.forward({ALONE: batch.tokens}, logits=5)[ALONE]
-    resumed = Resumption(last, tap.taken[last])
+    resumed = Resumption(last, tap.taken[entrance(last)])
     with PairedRows(model, counts, resumed=resumed) as rows:
         begun = rows.forward({ALONE: batch.tokens}, logits=5)[ALONE]
     read = batch.scored

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from safety_neurons.engine.group import HookedModel
-from safety_neurons.engine.hooks import HookPoint, HookSet
+from safety_neurons.engine.hooks import ModuleTap
 from safety_neurons.engine.sites import Site, base_layer, input_axis
 from safety_neurons.errors import UserError
 from safety_neurons.units import BlockKey
@@ -100,32 +100,17 @@ class Neighbours:
 @torch.no_grad()
 def neighbours(model: PreTrainedModel, sites: Sequence[Site]) -> dict[BlockKey, Neighbours]:
     """The modules beside the MLPs of some sites, found by where tensors come from and go."""
-    leaves = [(n, m) for n, m in model.named_modules() if not any(True for _ in m.children())]
-    read: dict[int, Tensor] = {}
-    given: dict[int, Tensor] = {}
-
-    def taps(name: str, module: nn.Module) -> list[HookPoint]:
-        def seen_in(x: Tensor) -> None:
-            read[id(module)] = x
-
-        def seen_out(_: Tensor, y: Tensor) -> None:
-            given[id(module)] = y
-
-        return [
-            HookPoint(name, module, "input", seen_in),
-            HookPoint(name, module, "output", seen_out),
-        ]
-
-    plain = [(n, m) for n, m in leaves if _takes_hidden_states(m)]
-    with HookSet([point for name, module in plain for point in taps(name, module)]):
+    leaves = [m for m in model.modules() if not any(True for _ in m.children())]
+    tap = ModuleTap(filter(_takes_hidden_states, leaves))
+    with tap.hooks:
         tokens = torch.ones(1, 4, dtype=torch.long, device=model.device)
         model(input_ids=tokens, use_cache=False)
     found = {}
     for site in sites:
         into = base_layer(model.get_submodule(site.writers[0]))
-        entered, left = read[id(into)], given[id(site.module)]
-        before = [m for _, m in plain if given.get(id(m)) is entered and m is not into]
-        behind = [m for _, m in plain if read.get(id(m)) is left and m is not site.module]
+        entered, left = tap.read[into], tap.given[site.module]
+        before = [m for m, given in tap.given.items() if given is entered and m is not into]
+        behind = [m for m, read in tap.read.items() if read is left and m is not site.module]
         found[site.key] = Neighbours(before[0] if before else None, tuple(behind))
     return found
 

@@ -6,7 +6,7 @@ A hook that did not act is an error, never a number: every hook counts its calls
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -77,3 +77,29 @@ class HookSet:
                 f"{len(wrong)} of {len(self.points)} hooks did not run once in each of "
                 f"{passes} forward passes: {', '.join(wrong[:5])}."
             )
+
+
+class ModuleTap:
+    """What some modules read and gave, as they last ran while the tap's hooks were set.
+
+    Args (of the state):
+        read, given: tensors by module.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self.read: dict[nn.Module, Tensor] = {}
+        self.given: dict[nn.Module, Tensor] = {}
+        self.hooks = HookSet([point for module in modules for point in self._points(module)])
+
+    def _points(self, module: nn.Module) -> list[HookPoint]:
+        def entering(x: Tensor) -> None:
+            self.read[module] = x
+
+        def leaving(_: Tensor, y: Tensor) -> None:
+            self.given[module] = y
+
+        name = type(module).__name__
+        return [
+            HookPoint(name, module, "input", entering),
+            HookPoint(name, module, "output", leaving),
+        ]

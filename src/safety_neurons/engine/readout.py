@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from safety_neurons.engine.effective import effective
 from safety_neurons.engine.group import HookedModel
-from safety_neurons.engine.hooks import HookPoint, HookSet
+from safety_neurons.engine.hooks import ModuleTap
 from safety_neurons.errors import UserError
 
 _CENTRED = 1e-4
@@ -74,25 +74,13 @@ class Readout:
             UserError: if no norm makes it.
         """  # noqa: DOC201
         plain = model.model
-        given: dict[int, Tensor] = {}
         leaves = [m for m in plain.base_model.modules() if not any(True for _ in m.children())]
-        norms = [m for m in leaves if "norm" in type(m).__name__.lower()]
-
-        def keeping(module: nn.Module) -> HookPoint:
-            def keep(_: Tensor, y: Tensor) -> None:
-                given[id(module)] = y
-
-            return HookPoint(type(module).__name__, module, "output", keep)
-
+        tap = ModuleTap(m for m in leaves if "norm" in type(m).__name__.lower())
         tokens = torch.ones(1, 3, dtype=torch.long, device=plain.device)
-        with HookSet([keeping(norm) for norm in norms]):
+        with tap.hooks:
             last = plain.base_model(input_ids=tokens, use_cache=False).last_hidden_state
         # Not the very object: some models give a view of what their norm made.
-        found = [
-            norm
-            for norm in norms
-            if (made := given.get(id(norm))) is not None and made.data_ptr() == last.data_ptr()
-        ]
+        found = [norm for norm, made in tap.given.items() if made.data_ptr() == last.data_ptr()]
         if not found:
             raise UserError(
                 f"'{plain.config.model_type}' has no norm before its unembedding that could be "

@@ -5,7 +5,7 @@ Where many passes differ only from some layer on, what they have below is comput
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -31,23 +31,9 @@ class Resumption:
     residual: Float[Tensor, "batch pos d_model"]
 
 
-class ResidualTap:
-    """A `SiteEdit` that keeps what enters some layers, and changes nothing.
-
-    Args:
-        layers: which; all must be reached in each pass.
-    """
-
-    def __init__(self, layers: Collection[int]) -> None:
-        self.blocks = {BlockKey(layer, SiteKind.RESIDUAL) for layer in layers}
-        self.taken: dict[int, Tensor] = {}
-
-    def __call__(self, block: BlockKey, roles: dict) -> None:
-        (self.taken[block.layer],) = roles.values()
-
-    def end_pass(self) -> None:
-        if missed := self.blocks - {BlockKey(n, SiteKind.RESIDUAL) for n in self.taken}:
-            raise InterventionError(f"Nothing was seen of {min(missed)}.")
+def entrance(layer: int) -> BlockKey:
+    """The block of what enters a layer."""
+    return BlockKey(layer, SiteKind.RESIDUAL)
 
 
 def layers_below(sites: Sequence[Site], layer: int) -> list[nn.Module]:
@@ -57,7 +43,7 @@ def layers_below(sites: Sequence[Site], layer: int) -> list[nn.Module]:
 
 def entering(sites: Sequence[Site], resumed: Resumption) -> HookPoint:
     """The hook that gives a layer what enters it."""
-    site = next(s for s in sites if s.key == BlockKey(resumed.layer, SiteKind.RESIDUAL))
+    site = next(s for s in sites if s.key == entrance(resumed.layer))
 
     def given(x: Tensor) -> Tensor:
         if x.shape != resumed.residual.shape:

@@ -57,6 +57,25 @@ class SiteEdit(Protocol):
         """Called after all roles ran; raises InterventionError unless it acted as planned."""
 
 
+class BlockTap:
+    """A `SiteEdit` that keeps the activations of some blocks of one role, and changes nothing.
+
+    Args (of the state):
+        taken: activations by block, `batch pos unit`, of the last pass.
+    """
+
+    def __init__(self, blocks: Collection[BlockKey]) -> None:
+        self.blocks = blocks
+        self.taken: dict[BlockKey, Tensor] = {}
+
+    def __call__(self, block: BlockKey, roles: Activations) -> None:
+        (self.taken[block],) = roles.values()
+
+    def end_pass(self) -> None:
+        if missed := set(self.blocks) - self.taken.keys():
+            raise InterventionError(f"Nothing was seen of {min(missed)}.")
+
+
 @dataclass(frozen=True)
 class Tokens:
     """One role's part of a forward pass.

@@ -10,10 +10,11 @@ module receives. The residual stream's site is the layer that it enters.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Int
 from peft.tuners.ia3 import IA3Layer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from transformers import PreTrainedModel
 from safety_neurons.engine.hooks import HookPoint, HookSet
 from safety_neurons.errors import InterventionError, UserError
 from safety_neurons.registry import ARCHITECTURES
-from safety_neurons.units import Block, BlockKey, SiteKind, UnitSpace
+from safety_neurons.units import Block, BlockKey, SiteKind, UnitSet, UnitSpace
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,13 @@ def space_of(sites: Iterable[Site], kinds: Sequence[SiteKind]) -> UnitSpace:
             "here; add it to the architecture (safety_neurons.registry.ARCHITECTURES)."
         )
     return UnitSpace(tuple(Block(site.key, site.width) for site in chosen))
+
+
+def holding(sites: Iterable[Site], units: UnitSet) -> Iterator[tuple[Site, Int[Tensor, "unit"]]]:
+    """The sites that hold units of a set, each with their coordinates there."""
+    for site in sites:
+        if site.key in units.space and len(columns := units.in_block(site.key)):
+            yield site, columns
 
 
 def find_sites(model: PreTrainedModel) -> list[Site]:

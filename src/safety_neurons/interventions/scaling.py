@@ -13,8 +13,10 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from safety_neurons.engine import HookedModel, Site, input_axis
+from safety_neurons.engine.sites import holding
 from safety_neurons.errors import UserError
 from safety_neurons.interventions.base import Intervention
+from safety_neurons.interventions.slices import ScaledSlices, Slices
 from safety_neurons.storage import digest
 from safety_neurons.units import BlockKey, UnitSet
 
@@ -54,6 +56,20 @@ class Scale(Intervention):
     ) -> Float[Tensor, "row pos k"]:
         return self.factor * own
 
+    def slices(self, model: HookedModel) -> dict[str, Slices]:
+        """What becomes of which parameters of a model that has no adapter on them, by their names.
+
+        Returns:
+            The projections' inputs that are the units, times the factor.
+        """
+        return {
+            f"{site.name}.weight": self._at(site.module, columns)
+            for site, columns in holding(model.sites, self.units)
+        }
+
+    def _at(self, reading: nn.Module, columns: Int[Tensor, "k"]) -> Slices:
+        return ScaledSlices(columns, input_axis(reading), self.factor)
+
     @torch.no_grad()
     def export(self, model: HookedModel) -> Mapping[str, Tensor]:
         """The projections that read the units, with these inputs' weights scaled.
@@ -66,15 +82,10 @@ class Scale(Intervention):
         """
         names = {id(parameter): name for name, parameter in model.model.named_parameters()}
         changed = {}
-        for site in model.sites:
-            if site.key not in self.units.space:
-                continue
-            columns = self.units.in_block(site.key)
-            for module in _reading(model, site) if len(columns) else ():
+        for site, columns in holding(model.sites, self.units):
+            for module in _reading(model, site):
                 weight = module.get_parameter("weight")
-                baked = weight.detach().clone()
-                baked.movedim(input_axis(module), 0)[columns] *= self.factor
-                changed[names[id(weight)]] = baked
+                changed[names[id(weight)]] = self._at(module, columns)(weight.detach())
         return changed
 
     def describe(self) -> dict[str, Any]:

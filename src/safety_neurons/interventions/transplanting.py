@@ -23,9 +23,10 @@ from safety_neurons.engine import HookedModel, Site, input_axis
 from safety_neurons.engine.around import Around, Places
 from safety_neurons.engine.effective import Norms, effective, norms_around, ratio
 from safety_neurons.engine.hooks import HookPoint
-from safety_neurons.engine.sites import base_layer
+from safety_neurons.engine.sites import base_layer, holding
 from safety_neurons.errors import InterventionError, UserError
 from safety_neurons.interventions.base import AtSite, Intervention
+from safety_neurons.interventions.slices import ReplacedSlices, Slices
 from safety_neurons.storage import digest
 from safety_neurons.units import BlockKey, UnitSet
 
@@ -109,25 +110,6 @@ class Transplanted:
 
     def __hash__(self) -> int:
         return hash(self.key)
-
-
-@dataclass(frozen=True)
-class Slices:
-    """What becomes of one tensor of a model.
-
-    Args:
-        index: the slices that are replaced, along `axis`.
-        values: what they become, in the order of `index`.
-    """
-
-    index: Int[Tensor, "unit"]
-    axis: int
-    values: Tensor
-
-    def __call__(self, tensor: Tensor) -> Tensor:
-        """The tensor with the slices replaced."""
-        index = self.index.to(tensor.device)
-        return tensor.index_copy(self.axis, index, self.values.to(tensor))
 
 
 @dataclass(frozen=True)
@@ -217,19 +199,17 @@ class Transplant(Intervention):
             Rows of the projections into the units with their biases, and columns out of them.
         """
         found: dict[str, Slices] = {}
-        for site in model.sites:
-            if (held := self.weights.blocks.get(site.key)) is None:
-                continue
-            index = self.units.in_block(site.key)
+        for site, index in holding(model.sites, self.units):
+            held = self.weights.blocks[site.key]
             out_axis = input_axis(site.module)
             out = held.out if out_axis == 1 else held.out.T
-            found[f"{site.name}.weight"] = Slices(index, out_axis, out)
+            found[f"{site.name}.weight"] = ReplacedSlices(index, out_axis, out)
             for name, rows, bias in zip(site.writers, held.into, held.biases, strict=True):
                 axis = 1 - input_axis(base_layer(model.model.get_submodule(name)))
                 values = rows if axis == 0 else rows.T
-                found[f"{name}.weight"] = Slices(index, axis, values)
+                found[f"{name}.weight"] = ReplacedSlices(index, axis, values)
                 if bias is not None:
-                    found[f"{name}.bias"] = Slices(index, 0, bias)
+                    found[f"{name}.bias"] = ReplacedSlices(index, 0, bias)
         return found
 
     @torch.no_grad()

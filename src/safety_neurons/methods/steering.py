@@ -13,27 +13,14 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from safety_neurons.engine import Activations, HookPoint, HookSet, ModelGroup, PairedRows, Role
+from safety_neurons.engine import BlockTap, ModelGroup, PairedRows, Role
 from safety_neurons.engine.effective import effective, neighbours
+from safety_neurons.engine.hooks import ModuleTap
 from safety_neurons.engine.readout import Held, Readout
 from safety_neurons.inference.forcing import ForcedBatch
-from safety_neurons.units import BlockKey, SiteKind, UnitSpace
-
-
-class _Seen:
-    """Keeps every block's activations."""
-
-    def __init__(self, space: UnitSpace) -> None:
-        self.blocks = space.keys
-        self.taken: dict[BlockKey, Tensor] = {}
-
-    def __call__(self, block: BlockKey, roles: Activations) -> None:
-        (self.taken[block],) = roles.values()
-
-    def end_pass(self) -> None:
-        """Every block is hooked, and hooks are counted."""
+from safety_neurons.units import SiteKind, UnitSpace
 
 
 @torch.no_grad()
@@ -61,42 +48,27 @@ def direct_logits(
     readout, batch = Readout.of(model), ForcedBatch.of(prompts, completions, group)
     sites = [site for site in model.sites if site.key in space]
     beside = neighbours(model.model, sites)
-    norms = {
-        id(norm): norm for norm in (readout.norm, *(m for of in beside.values() for m in of.behind))
-    }
-    read: dict[int, Tensor] = {}
-    given: dict[int, Tensor] = {}
-    seen = _Seen(space)
-    points = [point for key, norm in norms.items() for point in _taps(key, norm, read, given)]
-    with HookSet(points) as hooks, PairedRows(group, {role: len(batch)}, edits=[seen]) as rows:
+    tap = ModuleTap({readout.norm, *(norm for of in beside.values() for norm in of.behind)})
+    seen = BlockTap(space.keys)
+    with tap.hooks as hooks, PairedRows(group, {role: len(batch)}, edits=[seen]) as rows:
         rows.forward({role: batch.tokens}, logits=None)
         hooks.check(passes=1)
+
+    def held(norm: nn.Module) -> Held:
+        return Held.at(norm, tap.read[norm][scored], tap.given[norm][scored])
+
     scored = batch.completion_positions
     row = scored.nonzero()[:, 0].cpu()
     unembedding = readout.unembedding
     wanted = unembedding[batch.targets[batch.scored]] - unembedding.mean(dim=0)
-    last = Held.at(readout.norm, read[id(readout.norm)][scored], given[id(readout.norm)][scored])
-    direction = last.back(wanted)
+    direction = held(readout.norm).back(wanted)
     found = torch.zeros(len(batch), space.total, dtype=torch.float64)
     for site in sites:
         drawn = direction
         for norm in reversed(beside[site.key].behind):
-            drawn = Held.at(norm, read[id(norm)][scored], given[id(norm)][scored]).back(drawn)
+            drawn = held(norm).back(drawn)
         weight, _ = effective(model, site.name, of_scaled=True)
         columns = weight if weight.shape[0] == drawn.shape[-1] else weight.T
         said = seen.taken[site.key][scored].to(drawn.dtype) * (drawn @ columns)
         found[:, space.slice_of(site.key)].index_add_(0, row, said.double().cpu())
     return found
-
-
-def _taps(
-    key: int, norm: torch.nn.Module, read: dict[int, Tensor], given: dict[int, Tensor]
-) -> list[HookPoint]:
-    def entering(x: Tensor) -> None:
-        read[key] = x
-
-    def leaving(_: Tensor, y: Tensor) -> None:
-        given[key] = y
-
-    name = type(norm).__name__
-    return [HookPoint(name, norm, "input", entering), HookPoint(name, norm, "output", leaving)]

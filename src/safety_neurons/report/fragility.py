@@ -35,16 +35,8 @@ SHOWN = 8
 NEURONS, CHANNELS, CHANCE = 2, 0, 1
 """Series of the chart of where refusals live."""
 
-_REMOVALS = {
-    "mean": "held at their mean over harmless prompts",
-    "zero": "set to zero",
-    "unaligned": "given the unaligned model’s values",
-}
-
-
-def removal_name(removal: str) -> str:
-    """What is done, for people."""
-    return _REMOVALS[removal]
+HELD = "held at their mean over harmless prompts"
+"""What the headline's removal does, for people."""
 
 
 def set_name(name: str, noun: str) -> str:
@@ -201,7 +193,6 @@ def spread(card: FragilityCard) -> str:
 
 def site_finding(card: FragilityCard) -> str:
     """Which of two kinds of units refusals rest on more, share for share."""
-    size = min(p.k for p in card.curve_of(ABLATION))
     both = {}
     for site, name in ((SiteKind.MLP, card.noun), (SiteKind.ATTENTION, "attention channels")):
         low = [
@@ -216,7 +207,7 @@ def site_finding(card: FragilityCard) -> str:
         f"{share} of the {name} are enough" if share else f"no share of the {name} was"
         for name, share in both.items()
     ]
-    return f"To halve refusals by ablation attribution, {' and '.join(said)}." if size else ""
+    return f"To halve refusals by ablation attribution, {' and '.join(said)}."
 
 
 def removal_chart(card: FragilityCard) -> Sized:

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from safety_neurons.engine import Side, input_axis
+from safety_neurons.engine import Side
 from safety_neurons.errors import UserError
 from safety_neurons.interventions import Scale, Transplant, require_units
 from safety_neurons.models import LoadedModel, Source
@@ -14,7 +14,7 @@ from safety_neurons.progress import Progress, Silent
 from safety_neurons.prompts import ChatFormat
 from safety_neurons.runs import RunFolder
 from safety_neurons.runs.models import loading_of, require_same_model, source_of
-from safety_neurons.studies.applying.writing import Applied, ApplyOptions, Job, Scaled, Target
+from safety_neurons.studies.applying.writing import Applied, ApplyOptions, Job, Target
 from safety_neurons.studies.sets import top_units
 from safety_neurons.units import UnitSet
 
@@ -132,17 +132,9 @@ def _scaled(
     options: ApplyOptions,
     progress: Progress | None,
 ) -> Applied:
-    edits = {}
-    for site in target.model.hooked.sites:
-        if site.key in units.space and len(columns := units.in_block(site.key)):
-            edits[f"{site.name}.weight"] = Scaled(columns, input_axis(site.module), factor)
-    return Job(
-        target,
-        Scale(units, factor),
-        edits if factor != 1 else {},
-        options,
-        progress or Silent(),
-    ).write(out)
+    intervention = Scale(units, factor)
+    edits = {} if factor == 1 else intervention.slices(target.model.hooked)
+    return Job(target, intervention, edits, options, progress or Silent()).write(out)
 
 
 def _require_strengthening(scale: float) -> None:

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from safety_neurons import defaults
 from safety_neurons.engine import ALONE, PairedRows
+from safety_neurons.engine.sites import holding
 from safety_neurons.environment import environment
 from safety_neurons.errors import InterventionError, UserError
 from safety_neurons.inference import Decoding, Setting, answer, encode_prompts, texts_of
 from safety_neurons.inference.decoding import edits_of, left_padded
 from safety_neurons.interventions import Scale, Transplant
-from safety_neurons.interventions.transplanting import Slices
+from safety_neurons.interventions.slices import Slices
 from safety_neurons.judges import Judge, Verdict, judges_of, verdicts_on
 from safety_neurons.models import LoadedModel, Source
 from safety_neurons.models.exporting import Edited, export, stored_dtype
@@ -90,24 +91,6 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Scaled:
-    """Slices of a tensor times a factor.
-
-    Args:
-        index: the slices, along `axis`.
-    """
-
-    index: Tensor
-    axis: int
-    factor: float
-
-    def __call__(self, weight: Tensor) -> Tensor:
-        """The tensor with these slices multiplied."""
-        part = weight.index_select(self.axis, self.index) * self.factor
-        return weight.index_copy(self.axis, self.index, part)
-
-
-@dataclass(frozen=True)
 class Job:
     """One intervention, and what it does to tensors of the merged checkpoint.
 
@@ -118,7 +101,7 @@ class Job:
 
     target: Target
     intervention: Scale | Transplant
-    edits: Mapping[str, Scaled | Slices]
+    edits: Mapping[str, Slices]
     options: ApplyOptions
     progress: Progress
     donor: dict[str, Any] | None = None
@@ -126,7 +109,7 @@ class Job:
     def write(self, out: str | Path) -> Applied:
         """Measure, write, compare, and give the folder its name."""
         target, intervention, options = self.target, self.intervention, self.options
-        model, units = target.model, intervention.units
+        model = target.model
         refusals = self._refusals() if self.edits else None
         kept = Kept()
 
@@ -152,13 +135,12 @@ class Job:
             record = AppliedRecord(
                 intervention=intervention.describe(),
                 units={
-                    site.name: units.in_block(site.key).tolist()
-                    for site in model.hooked.sites
-                    if site.key in units.space and len(units.in_block(site.key))
+                    site.name: columns.tolist()
+                    for site, columns in holding(model.hooked.sites, intervention.units)
                 },
                 model=model.provenance,
                 donor=self.donor,
-                provenance=units.provenance,
+                provenance=intervention.units.provenance,
                 refusals=refusals,
                 difference=difference,
                 dtype=str(target.stored).removeprefix("torch."),

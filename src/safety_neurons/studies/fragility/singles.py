@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safety_neurons.engine import ModelGroup, PairedRows, ResidualTap, Resumption, Role, Tokens
+from safety_neurons.engine import BlockTap, ModelGroup, PairedRows, Resumption, Role, Tokens
+from safety_neurons.engine.resuming import entrance
 from safety_neurons.errors import InterventionError
 from safety_neurons.inference import ForcedBatch
 from safety_neurons.interventions import Ablate, InterventionEdit
@@ -56,10 +57,10 @@ def single_effects(
     layers = space.layers_of(torch.tensor(units)).tolist()
     # An architecture that names no layers is read whole each time.
     named = {s.key.layer for s in group.members[role].sites if s.key.site is SiteKind.RESIDUAL}
-    tap = ResidualTap(named & set(layers))
+    tap = BlockTap([entrance(layer) for layer in named & set(layers)])
     intact = _logits(group, role, batch.tokens, batch, [tap])
     before = _log_odds(batch, intact)
-    _require_same(group, role, batch, tap, max(tap.taken, default=None), intact)
+    _require_same(group, role, batch, tap, intact)
     changes = torch.empty(len(units), len(batch), dtype=torch.float64)
     together = max(_ROWS // len(batch), 1)
     of_layer: dict[int, list[int]] = {}
@@ -76,8 +77,8 @@ def single_effects(
         rows = torch.arange(len(places) * len(batch), device=group.device)
         edit.assign(rows // len(batch), rows)
         resumed = None
-        if layer in tap.taken:
-            resumed = Resumption(layer, tap.taken[layer].repeat(len(places), 1, 1))
+        if (entered := tap.taken.get(entrance(layer))) is not None:
+            resumed = Resumption(layer, entered.repeat(len(places), 1, 1))
         read = batch.tokens
         tokens = Tokens(read.ids.repeat(len(places), 1), read.mask.repeat(len(places), 1))
         logits = _logits(group, role, tokens, batch, [edit], resumed)
@@ -91,7 +92,7 @@ def _logits(
     role: Role,
     tokens: Tokens,
     batch: ForcedBatch,
-    edits: Sequence[ResidualTap | InterventionEdit],
+    edits: Sequence[BlockTap | InterventionEdit],
     resumed: Resumption | None = None,
 ) -> Float[Tensor, "row completion_pos vocab"]:
     counts = {role: len(tokens.ids)}
@@ -111,19 +112,19 @@ def _require_same(
     group: ModelGroup,
     role: Role,
     batch: ForcedBatch,
-    tap: ResidualTap,
-    layer: int | None,
+    tap: BlockTap,
     intact: Tensor,
 ) -> None:
     """Show that this architecture's layers can be passed over, at the deepest layer."""
-    if layer is None:
+    if not tap.taken:
         return
-    resumed = Resumption(layer, tap.taken[layer])
+    deepest = max(tap.taken)
+    resumed = Resumption(deepest.layer, tap.taken[deepest])
     again = _logits(group, role, batch.tokens, batch, [], resumed)
     scored = batch.scored
     off = float((again - intact)[scored].abs().max() / intact[scored].abs().max())
     if not off <= _SAME:
         raise InterventionError(
-            f"Begun at layer {layer}, the model gives other logits ({off:.1e} of the largest), so "
-            "its layers cannot be passed over."
+            f"Begun at layer {deepest.layer}, the model gives other logits ({off:.1e} of the "
+            "largest), so its layers cannot be passed over."
         )
