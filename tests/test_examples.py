@@ -122,6 +122,13 @@ def test_an_ablation_that_is_baked_equals_the_live_one(example, zoo, architectur
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
+def test_an_amplified_checkpoint_answers_as_the_live_model(example, made, tmp_path):
+    found = example("amplified_checkpoint").main(made, tmp_path, scale=5.0, share=0.5, limit=8)
+    assert found["same tokens as live"] == found["prompts"] == 8
+    assert found["other tokens than unscaled"] > 0
+    assert found["undone to the byte"]
+
+
 def test_all_neurons_of_a_pair_that_differs_in_nothing_else(example, zoo):
     pair = zoo.pair(zoo.source("llama", "ia3"), zoo.source("llama", None))
     found = example("transplant").main(pair, "w10 w20 w30")
