@@ -18,8 +18,19 @@ from safety_neurons.judges import Verdict
 from safety_neurons.models import LoadedModel
 from safety_neurons.prompts import ChatFormat
 from safety_neurons.report import render_report
+from safety_neurons.report.fragility import amplification_finding, finding
 from safety_neurons.runs import RunFolder
-from safety_neurons.runs.fragility import ABLATION, GIVEN, MAGNITUDE, RANDOM, FragilityCard
+from safety_neurons.runs.fragility import (
+    ABLATION,
+    GIVEN,
+    MAGNITUDE,
+    RANDOM,
+    Amplified,
+    FragilityCard,
+    RefusalRate,
+    RemovalPoint,
+)
+from safety_neurons.statistics import rate
 from safety_neurons.studies.finding import FindOptions, find
 from safety_neurons.studies.fragility import (
     FragilityOptions,
@@ -342,3 +353,65 @@ def test_the_command_on_one_model(zoo, tmp_path, monkeypatch):
     kept = {file.name for file in (out / "state" / "answers").iterdir()}
     assert invoke(*arguments).exit_code == 0  # answers are there already
     assert {file.name for file in (out / "state" / "answers").iterdir()} == kept
+
+
+# What the page says of figures.
+
+
+def rated(value: float, n: int = 64) -> dict:
+    found = rate(round(value * n), n)
+    return {"n": n, "refusal_rate": found.value, "ci_low": found.ci_low, "ci_high": found.ci_high}
+
+
+def card_of(refused: float, on_topic: float, amplified: float) -> FragilityCard:
+    point = RemovalPoint(
+        removal="mean",
+        set="a",
+        site=SiteKind.MLP,
+        k=5,
+        share=0.01,
+        on_topic=on_topic,
+        harmless_perplexity=2.0,
+        **rated(refused),
+    )
+    return FragilityCard(
+        model={},
+        units=500,
+        ranking="a",
+        judge="j",
+        intact=RefusalRate(**rated(0.9)),
+        intact_harmless=RefusalRate(**rated(0.05)),
+        intact_perplexity=1.0,
+        curve=[point],
+        amplification=[
+            Amplified(factor=2.0, prompts=of, **rated(amplified)) for of in ("harmful", "harmless")
+        ],
+        amplified_k=5,
+        halving_k=5,
+        halving_set="a",
+    )
+
+
+@pytest.mark.parametrize(
+    ("refused", "on_topic", "said"),
+    [
+        (0.2, 0.7, "complies more than it is broken"),
+        (0.2, 0.42, "about as often as it is broken"),
+        (0.2, 0.1, "is broken more than it complies"),
+    ],
+)
+def test_the_page_tells_a_broken_model_from_one_that_complies(refused, on_topic, said):
+    assert said in finding(card_of(refused, on_topic, 0.9))
+
+
+@pytest.mark.parametrize(
+    ("amplified", "said"),
+    [
+        (1.0, "raises refusals of harmful prompts from 91"),
+        (0.93, "no factor raises refusals of harmful prompts by more than chance"),
+        (0.9, "no factor raises"),
+        (0.5, "from a factor of 2 on they fall"),
+    ],
+)
+def test_the_page_claims_no_rise_that_is_within_chance(amplified, said):
+    assert said in amplification_finding(card_of(0.2, 0.1, amplified))
