@@ -202,14 +202,14 @@ class LayerCosines(Record):
     Args:
         unaligned: the cosine of the aligned model's direction with the unaligned model's.
         chosen: with the chosen direction.
-        written: of what the set's units of that layer write (harmful less harmless) with the chosen
+        writes: of what the set's units of that layer write (harmful less harmless) with the chosen
             direction; None where the set has none there.
     """
 
     layer: int
     unaligned: float
     chosen: float
-    written: float | None
+    writes: float | None
 
 
 class DirectionFigures(Record):
@@ -222,8 +222,8 @@ class DirectionFigures(Record):
         log_odds: of the model's own refusals on `select` without and with it taken away.
         auroc: on test prompts.
         gap: how far the means of harmful and harmless prompts lie apart.
-        written: the part of the gap that the set's units below the layer write directly;
-            `written_random` that of random ones.
+        set_writes: the part of the gap that the set's units below the layer write directly;
+            `random_writes` that of random ones.
         cosines: layer by layer.
         refused: refusals of harmful test prompts: `intact`, `without_direction`, `without_set`,
             `without_both`, and of the unaligned model `unaligned` and `unaligned_with_direction`.
@@ -238,8 +238,8 @@ class DirectionFigures(Record):
     log_odds: tuple[float, float]
     auroc: Area
     gap: float
-    written: float
-    written_random: float | None
+    set_writes: float
+    random_writes: float | None
     cosines: list[LayerCosines]
     refused: dict[str, RefusalRate]
     set_left: float | None
