@@ -149,6 +149,7 @@ INTERVENTIONS: Registry[Callable[..., Intervention]] = Registry(
         "ablate": "safety_neurons.interventions.holding:Ablate",
         "scale": "safety_neurons.interventions.scaling:Scale",
         "steer": "safety_neurons.interventions.steering:Steer",
+        "ablate-direction": "safety_neurons.interventions.directional:AblateDirection",
         "transplant": "safety_neurons.interventions.transplanting:Transplant",
     },
 )

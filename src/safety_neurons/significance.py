@@ -74,6 +74,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """p values corrected for the false discovery rate (Benjamini and Hochberg 1995).
+
+    Args:
+        p_values: of tests that are independent or go together.
+
+    Returns:
+        Corrected ones in the same order: of those at most q, about a share q is false.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i], reverse=True)
+    corrected, least = [0.0] * len(p_values), 1.0
+    for place, i in enumerate(order):
+        least = min(least, p_values[i] * len(p_values) / (len(p_values) - place))
+        corrected[i] = least
+    return corrected
+
+
 def prompts_needed(
     patched: Sequence[float],
     aligned: Sequence[float],

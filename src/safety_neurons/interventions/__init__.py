@@ -1,6 +1,7 @@
 """What is done at units while a model runs, as values; and the edit that does it."""
 
 from safety_neurons.interventions.base import Intervention
+from safety_neurons.interventions.directional import AblateDirection
 from safety_neurons.interventions.edits import InterventionEdit, donor_of, require_units
 from safety_neurons.interventions.files import load_interventions, save_interventions
 from safety_neurons.interventions.holding import Ablate, PatchMeans
@@ -12,6 +13,7 @@ from safety_neurons.interventions.transplanting import Transplant, Transplanted
 
 __all__ = [
     "Ablate",
+    "AblateDirection",
     "Intervention",
     "InterventionEdit",
     "Patch",

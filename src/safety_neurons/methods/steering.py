@@ -12,18 +12,120 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from safety_neurons.engine import BlockTap, ModelGroup, PairedRows, Role
+from safety_neurons.engine import (
+    BlockTap,
+    HookedModel,
+    ModelGroup,
+    PairedRows,
+    Role,
+    Site,
+    Tokens,
+    input_axis,
+)
 from safety_neurons.engine.effective import effective, neighbours
 from safety_neurons.engine.hooks import ModuleTap
 from safety_neurons.engine.readout import Held, Readout
+from safety_neurons.inference import left_padded
 from safety_neurons.inference.forcing import ForcedBatch
 from safety_neurons.units import SiteKind, UnitSpace
 
 
-@torch.no_grad()
+class DirectEffects:
+    """What the units of one model write directly, where everything behind them is held.
+
+    Args:
+        space: the units; by default the MLP neurons.
+
+    Raises:
+        UserError: if the model has no norm before its unembedding.
+    """
+
+    def __init__(self, group: ModelGroup, role: Role, space: UnitSpace | None = None) -> None:
+        self._group, self._role = group, role
+        self.space = space or group.space(SiteKind.MLP)
+        self._model = group.members[role]
+        self._readout = Readout.of(self._model)
+        self._sites = [site for site in self._model.sites if site.key in self.space]
+        self._beside = neighbours(self._model.model, self._sites)
+
+    @torch.no_grad()
+    def on_logits(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+    ) -> Float[Tensor, "prompt unit"]:
+        """What each unit adds to the logits of given completions' tokens, above all tokens' mean.
+
+        Args:
+            prompts, completions: token ids; of one prompt's completion the tokens' figures are
+                summed.
+
+        Returns:
+            Figures in logits, float64, on the CPU.
+        """
+        batch = ForcedBatch.of(prompts, completions, self._group)
+        scored, norm = batch.completion_positions, self._readout.norm
+        unembedding = self._readout.unembedding
+        wanted = unembedding[batch.targets[batch.scored]] - unembedding.mean(dim=0)
+        taps = self._read(batch.tokens, {norm})
+        return self._found(_held(taps[1], norm, scored).back(wanted), scored, *taps)
+
+    @torch.no_grad()
+    def on_direction(
+        self, prompts: Sequence[Sequence[int]], direction: Float[Tensor, "d_model"], position: int
+    ) -> Float[Tensor, "prompt unit"]:
+        """What each unit adds to the residual stream along a direction, at one position.
+
+        Args:
+            prompts: token ids.
+            position: counted from the end of the prompt (-1 is the last).
+
+        Returns:
+            Products with `direction`, float64, on the CPU.
+        """
+        tokens = left_padded(prompts, self._group)
+        scored = torch.zeros_like(tokens.mask, dtype=torch.bool)
+        scored[:, position] = True
+        wide = torch.promote_types(self._group.dtype, torch.float32)
+        wanted = direction.to(tokens.ids.device, wide).expand(len(prompts), -1)
+        return self._found(wanted, scored, *self._read(tokens, set()))
+
+    def _read(self, tokens: Tokens, norms: set[nn.Module]) -> tuple[BlockTap, ModuleTap]:
+        """One pass, and what units and norms were in it."""
+        behind = {norm for beside in self._beside.values() for norm in beside.behind}
+        norms_seen, units_seen = ModuleTap(norms | behind), BlockTap(self.space.keys)
+        counts = {self._role: len(tokens.ids)}
+        with norms_seen.hooks as hooks, PairedRows(self._group, counts, edits=[units_seen]) as rows:
+            rows.forward({self._role: tokens}, logits=None)
+            hooks.check(passes=1)
+        return units_seen, norms_seen
+
+    def _found(
+        self,
+        wanted: Float[Tensor, "scored d_model"],
+        scored: Bool[Tensor, "batch pos"],
+        units: BlockTap,
+        norms: ModuleTap,
+    ) -> Float[Tensor, "prompt unit"]:
+        row = scored.nonzero()[:, 0].cpu()
+        found = torch.zeros(len(scored), self.space.total, dtype=torch.float64)
+        for site in self._sites:
+            drawn = wanted
+            for norm in reversed(self._beside[site.key].behind):
+                drawn = _held(norms, norm, scored).back(drawn)
+            columns = columns_of(self._model, site)
+            said = units.taken[site.key][scored].to(drawn.dtype) * (drawn @ columns)
+            found[:, self.space.slice_of(site.key)].index_add_(0, row, said.double().cpu())
+        return found
+
+
+def columns_of(model: HookedModel, site: Site) -> Float[Tensor, "d_model unit"]:
+    """What each unit of a site writes where it is 1, before any norm behind it."""
+    weight, _ = effective(model, site.name, of_scaled=True)
+    return weight if input_axis(site.module) == 1 else weight.T
+
+
 def direct_logits(
     group: ModelGroup,
     role: Role,
@@ -31,44 +133,9 @@ def direct_logits(
     completions: Sequence[Sequence[int]],
     space: UnitSpace | None = None,
 ) -> Float[Tensor, "prompt unit"]:
-    """What each unit adds to the logits of given completions' tokens, above the mean of all tokens.
+    """`DirectEffects.on_logits`, once."""
+    return DirectEffects(group, role, space).on_logits(prompts, completions)
 
-    Args:
-        prompts, completions: token ids; of one prompt's completion the tokens' figures are summed.
-        space: the units; by default the MLP neurons.
 
-    Returns:
-        Figures in logits, float64, on the CPU.
-
-    Raises:
-        UserError: if the model has no norm before its unembedding.
-    """
-    space = space or group.space(SiteKind.MLP)
-    model = group.members[role]
-    readout, batch = Readout.of(model), ForcedBatch.of(prompts, completions, group)
-    sites = [site for site in model.sites if site.key in space]
-    beside = neighbours(model.model, sites)
-    tap = ModuleTap({readout.norm, *(norm for of in beside.values() for norm in of.behind)})
-    seen = BlockTap(space.keys)
-    with tap.hooks as hooks, PairedRows(group, {role: len(batch)}, edits=[seen]) as rows:
-        rows.forward({role: batch.tokens}, logits=None)
-        hooks.check(passes=1)
-
-    def held(norm: nn.Module) -> Held:
-        return Held.at(norm, tap.read[norm][scored], tap.given[norm][scored])
-
-    scored = batch.completion_positions
-    row = scored.nonzero()[:, 0].cpu()
-    unembedding = readout.unembedding
-    wanted = unembedding[batch.targets[batch.scored]] - unembedding.mean(dim=0)
-    direction = held(readout.norm).back(wanted)
-    found = torch.zeros(len(batch), space.total, dtype=torch.float64)
-    for site in sites:
-        drawn = direction
-        for norm in reversed(beside[site.key].behind):
-            drawn = held(norm).back(drawn)
-        weight, _ = effective(model, site.name, of_scaled=True)
-        columns = weight if weight.shape[0] == drawn.shape[-1] else weight.T
-        said = seen.taken[site.key][scored].to(drawn.dtype) * (drawn @ columns)
-        found[:, space.slice_of(site.key)].index_add_(0, row, said.double().cpu())
-    return found
+def _held(tap: ModuleTap, norm: nn.Module, scored: Bool[Tensor, "batch pos"]) -> Held:
+    return Held.at(norm, tap.read[norm][scored], tap.given[norm][scored])

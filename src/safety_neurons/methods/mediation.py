@@ -1,0 +1,217 @@
+"""What is lost behind a unit where it is held at its mean: by gradients for all, by passes for few.
+
+Of each prompt, two figures of a unit in layer L:
+
+- the way of the residual stream along a direction, at one position, mean over what enters each
+  layer behind L;
+- the same of some units in layers behind L, along what sets two kinds of prompts apart in them.
+
+Both are told as parts of what is between the two kinds, so that 0.1 is a tenth of the way. By
+gradients a figure is, summed over all positions that are read,
+
+    (activation − mean) × ∂ figure / ∂ activation,
+
+the first-order estimate of what holding that unit alone would take (attribution patching, Nanda
+2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from safety_neurons.engine import BlockTap, ModelGroup, PairedRows, Resumption, Role, Tokens
+from safety_neurons.engine.resuming import entrance
+from safety_neurons.errors import InterventionError
+from safety_neurons.inference import left_padded
+from safety_neurons.interventions import Ablate, InterventionEdit
+from safety_neurons.methods.attribution import Tap
+from safety_neurons.methods.moments import Moments
+from safety_neurons.progress import Progress, Silent
+from safety_neurons.units import Block, BlockKey, SiteKind, UnitSet, UnitSpace, UnitValues
+
+_ROWS = 128
+"""The most rows of one pass."""
+_SAME = 1e-4
+"""What a pass that begins in the middle may differ in, as a part of the largest figure."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is looked at behind units.
+
+    Args:
+        streams: by layer, a vector whose product with what enters the layer is the figure.
+        position: where, counted from the end of the prompt (-1 is the last).
+        later: the same for each unit of the space; 0 for units that are not looked at.
+    """
+
+    streams: Mapping[int, Float[Tensor, "d_model"]]
+    position: int
+    later: Float[Tensor, "unit"]
+
+    def behind(self, layer: int) -> list[int]:
+        """The layers whose entering streams are looked at, behind one layer."""
+        return [each for each in self.streams if each > layer]
+
+
+@dataclass
+class Mediation:
+    """Both figures, as sums over prompts; mergeable with `+`."""
+
+    direction: Moments
+    later: Moments
+
+    def __add__(self, other: Mediation) -> Mediation:
+        return Mediation(self.direction + other.direction, self.later + other.later)
+
+
+def first_order(
+    group: ModelGroup,
+    role: Role,
+    prompts: Sequence[Sequence[int]],
+    targets: Targets,
+    means: UnitValues,
+) -> Mediation:
+    """The figures of every unit, of one batch of prompts (token ids).
+
+    Args:
+        means: what each unit of their space would be held at.
+
+    Returns:
+        Sums over this batch's prompts; 0 for units with nothing behind them.
+    """
+    space, batch = means.space, left_padded(prompts, group)
+    streams = {layer: entrance(layer) for layer in targets.streams}
+    tap = Tap(UnitSpace((*space.blocks, *_blocks(group, streams.values()))))
+    with torch.enable_grad(), PairedRows(group, {role: len(prompts)}, edits=[tap]) as rows:
+        rows.forward({role: batch}, logits=None)
+        own = [tap.taken[key, role] for key in space.keys]
+        place = targets.position
+        ways = [
+            (tap.taken[streams[layer], role][:, place] @ vector.to(own[0])).sum()
+            for layer, vector in targets.streams.items()
+        ]
+        later = [
+            (x[:, place] @ targets.later[space.slice_of(key)].to(x)).sum()
+            for key, x in zip(space.keys, own, strict=True)
+        ]
+        to_ways = torch.autograd.grad(
+            torch.stack(ways).sum(), own, retain_graph=True, materialize_grads=True
+        )
+        to_later = torch.autograd.grad(torch.stack(later).sum(), own, materialize_grads=True)
+    found = torch.zeros(2, len(prompts), space.total, dtype=torch.float64)
+    read = batch.mask.bool()[..., None]
+    for key, x, one, other in zip(space.keys, own, to_ways, to_later, strict=True):
+        span = space.slice_of(key)
+        away = (x.detach() - means.of(key).to(x)) * read
+        direct = torch.zeros_like(other)
+        direct[:, place] = targets.later[span].to(x)  # a unit is not behind itself
+        for of, gradient, count in (
+            (0, one, len(targets.behind(key.layer))),
+            (1, other - direct, _layers_behind(targets.later, space, key.layer)),
+        ):
+            if count:
+                found[of, :, span] = (away * gradient).sum(dim=1).double().cpu() / count
+    return Mediation(Moments.of(found[0]), Moments.of(found[1]))
+
+
+@torch.no_grad()
+def exact(
+    group: ModelGroup,
+    role: Role,
+    prompts: Sequence[Sequence[int]],
+    units: Sequence[int],
+    targets: Targets,
+    means: UnitValues,
+    progress: Progress | None = None,
+) -> Float[Tensor, "unit prompt"]:
+    """The figure of the streams by passes, each with one unit held at its mean.
+
+    What is below a unit's layer is computed once for all.
+
+    Args:
+        units: flat positions in the space of `means`, each with a layer behind it.
+
+    Returns:
+        A row for each of `units`, float64.
+
+    Raises:
+        InterventionError: if a unit was not held, or the model's layers cannot be passed over.
+    """
+    space, batch = means.space, left_padded(prompts, group)
+    layers = space.layers_of(torch.tensor(units)).tolist()
+    entered = BlockTap([entrance(layer) for layer in {*layers, *targets.streams}])
+    _run(group, role, batch, [entered])
+    together = max(_ROWS // len(prompts), 1)
+    places = [(layer, i) for i, layer in enumerate(layers)]
+    passes = [
+        (layer, of_layer[i : i + together])
+        for layer in sorted(set(layers))
+        for of_layer in [[i for at, i in places if at == layer]]
+        for i in range(0, len(of_layer), together)
+    ]
+    found = torch.empty(len(units), len(prompts), dtype=torch.float64)
+    proven: set[int] = set()
+    for layer, few in (progress or Silent()).track(passes, "Units held one by one"):
+        behind = targets.behind(layer)
+        before = _figures(entered, behind, targets)
+        if layer not in proven:
+            again = BlockTap([entrance(each) for each in behind])
+            resumed = Resumption(layer, entered.taken[entrance(layer)])
+            _run(group, role, batch, [again], resumed)
+            _require_same(layer, before, _figures(again, behind, targets))
+            proven.add(layer)
+        held = [Ablate(UnitSet.of(torch.tensor([units[i]]), space), means) for i in few]
+        edit = InterventionEdit(held, role, device=group.device)
+        each = torch.arange(len(few) * len(prompts), device=group.device)
+        edit.assign(each // len(prompts), each)
+        tap = BlockTap([entrance(each) for each in behind])
+        tokens = Tokens(batch.ids.repeat(len(few), 1), batch.mask.repeat(len(few), 1))
+        stream = entered.taken[entrance(layer)].repeat(len(few), 1, 1)
+        _run(group, role, tokens, [edit, tap], Resumption(layer, stream))
+        after = _figures(tap, behind, targets).view(len(few), len(prompts))
+        found[few] = before - after
+    return found
+
+
+def _run(
+    group: ModelGroup,
+    role: Role,
+    tokens: Tokens,
+    edits: Sequence[BlockTap | InterventionEdit],
+    resumed: Resumption | None = None,
+) -> None:
+    with PairedRows(group, {role: len(tokens.ids)}, edits=edits, resumed=resumed) as rows:
+        rows.forward({role: tokens}, logits=None)
+
+
+def _figures(tap: BlockTap, layers: Sequence[int], targets: Targets) -> Float[Tensor, "row"]:
+    ways = [
+        tap.taken[entrance(layer)][:, targets.position].double()
+        @ targets.streams[layer].to(tap.taken[entrance(layer)].device).double()
+        for layer in layers
+    ]
+    return torch.stack(ways).mean(dim=0).cpu()
+
+
+def _require_same(layer: int, before: Tensor, again: Tensor) -> None:
+    off = float((again - before).abs().max() / before.abs().max().clamp(min=1e-9))
+    if not off <= _SAME:
+        raise InterventionError(
+            f"Begun at layer {layer}, the model gives another residual stream ({off:.1e} of the "
+            "largest), so its layers cannot be passed over."
+        )
+
+
+def _layers_behind(later: Float[Tensor, "unit"], space: UnitSpace, layer: int) -> int:
+    watched = space.layers_of(later.nonzero().flatten())
+    return len(torch.unique(watched[watched > layer]))
+
+
+def _blocks(group: ModelGroup, keys: Collection[BlockKey]) -> list[Block]:
+    return [block for block in group.space(SiteKind.RESIDUAL).blocks if block.key in keys]
