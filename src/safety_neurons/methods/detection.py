@@ -7,6 +7,7 @@ that no resampling is needed for any number of units.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +33,7 @@ class Separation:
     auroc: Float[Tensor, "unit"]
     variance: Float[Tensor, "unit"]
 
-    @property
+    @functools.cached_property
     def interval(self) -> tuple[Float[Tensor, "unit"], Float[Tensor, "unit"]]:
         """Bounds at 95 % confidence, between 0 and 1."""
         half = _Z * self.variance.sqrt()

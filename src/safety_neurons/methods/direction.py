@@ -37,24 +37,25 @@ class Directions:
         """Of the streams of two kinds of prompts.
 
         Returns:
-            Directions in float64.
+            Directions in float64; zero in layers where the means are the same, such as what enters
+            the first one where all prompts have the same token.
 
         Raises:
-            UserError: where a layer's means are the same, so that there is no direction.
+            UserError: where the means are the same in all layers.
         """
         origin = harmless.double().mean(dim=0)
         difference = harmful.double().mean(dim=0) - origin
-        if bool((difference.norm(dim=-1) == 0).any()):
+        if not bool(difference.any()):
             raise UserError(
-                "Harmful and harmless prompts are the same to the model at some layer, so there is "
-                "no direction between them; give prompts that differ."
+                "Harmful and harmless prompts are the same to the model, so there is no direction "
+                "between them; give prompts that differ."
             )
         return cls(difference, origin)
 
     @property
     def unit(self) -> Float[Tensor, "layer d_model"]:
-        """Of length 1."""
-        return self.difference / self.difference.norm(dim=-1, keepdim=True)
+        """Of length 1, or zero."""
+        return torch.nn.functional.normalize(self.difference, dim=-1)
 
     @property
     def gap(self) -> Float[Tensor, "layer"]:
@@ -64,7 +65,8 @@ class Directions:
     @property
     def probes(self) -> Float[Tensor, "layer d_model"]:
         """With which a product is the part of the gap that a vector goes along the direction."""
-        return self.difference / self.difference.square().sum(dim=-1, keepdim=True)
+        squares = self.difference.square().sum(dim=-1, keepdim=True)
+        return torch.where(squares > 0, self.difference / squares.clamp(min=1e-300), 0.0)
 
     def way(self, stream: Float[Tensor, "prompt layer d_model"]) -> Float[Tensor, "prompt layer"]:
         """How far streams go along each direction: 0 the mean harmless prompt, 1 a harmful one."""

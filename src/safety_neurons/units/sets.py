@@ -137,14 +137,22 @@ class UnitSet:
         flat = torch.cat(drawn) if drawn else torch.empty(0)
         return UnitSet.of(flat, self.space, control="matched by magnitude", seed=seed)
 
-    def matched_random(self, seed: int) -> UnitSet | None:
-        """As many units in each block, drawn outside the set; None where too few are left."""
+    def matched_random(self, seed: int, *, outside: UnitSet | None = None) -> UnitSet | None:
+        """As many units in each block, drawn outside the set; None where too few are left.
+
+        Args:
+            outside: a larger set that they are drawn outside of, such as one that this is part of.
+
+        Returns:
+            A set of the same space.
+        """
         generator = torch.Generator().manual_seed(seed)
+        whole = self if outside is None else self | outside
         drawn = []
         for block, taken in zip(self.space.blocks, self.per_block(), strict=True):
-            outside = torch.ones(block.width, dtype=torch.bool)
-            outside[self.in_block(block.key)] = False
-            free = outside.nonzero().flatten()
+            left = torch.ones(block.width, dtype=torch.bool)
+            left[whole.in_block(block.key)] = False
+            free = left.nonzero().flatten()
             if len(free) < taken:
                 return None
             order = torch.randperm(len(free), generator=generator)[:taken]

@@ -1,0 +1,243 @@
+"""What every unit does: detection in both models, mediation and steering in the aligned one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from safety_neurons.engine import Role, Side
+from safety_neurons.inference import Setting
+from safety_neurons.inference.reading import read_at
+from safety_neurons.methods.ablation import ActivationSums, sum_activations
+from safety_neurons.methods.detection import Separation, separation
+from safety_neurons.methods.mediation import Mediation, Targets, exact, first_order
+from safety_neurons.methods.moments import Moments
+from safety_neurons.methods.steering import DirectEffects
+from safety_neurons.prompts import PromptSet
+from safety_neurons.runs.explanation import Agreement, Detectors, Position
+from safety_neurons.significance import benjamini_hochberg
+from safety_neurons.studies.evaluator import Evaluator
+from safety_neurons.studies.explanation.directions import places_in
+from safety_neurons.studies.explanation.openings import OpeningSets
+from safety_neurons.studies.explanation.stages import LEVEL
+from safety_neurons.units import UnitSet, UnitSpace, UnitValues
+
+CLEAR = 0.8
+"""An area from which on a unit is called a detector, or 1 less this."""
+EXACT_PROMPTS = 16
+"""Prompts on which units are held one by one."""
+_ROWS = 48
+"""Rows of a pass over prompts with openings."""
+_GRADIENT_SETTINGS = 8
+"""Passes with gradients keep all activations, so that their batches are smaller."""
+
+Areas = Mapping[Position, Separation]
+
+
+def areas_of(
+    evaluator: Evaluator, role: Role, harmful: PromptSet, harmless: PromptSet, space: UnitSpace
+) -> dict[Position, Separation]:
+    """How well each unit of a model tells harmful prompts from harmless ones, by position."""
+    of = []
+    for prompts in (harmful, harmless):
+        places = [[p.content, [p.end], [p.tail]] for p in places_in(evaluator, prompts)]
+        read = read_at(
+            evaluator.group,
+            evaluator.encoded(prompts),
+            places,
+            space,
+            Setting(role),
+            evaluator.decoding,
+            progress=evaluator.progress,
+            label="Detection",
+        )
+        of.append(read.units)
+    found = {}
+    for place, position in enumerate(Position):
+        blocks = [
+            separation(of[0][:, place, span], of[1][:, place, span])
+            for span in map(space.slice_of, space.keys)
+        ]
+        found[position] = Separation(
+            torch.cat([block.auroc for block in blocks]),
+            torch.cat([block.variance for block in blocks]),
+        )
+    return found
+
+
+def distance(areas: Areas) -> Float[Tensor, "unit"]:
+    """Of each unit, how far its area lies from one half, at the position where it is furthest."""
+    return torch.stack([(each.auroc - 0.5).abs() for each in areas.values()]).amax(dim=0)
+
+
+def detectors_in(model: str, areas: Areas, units: UnitSet) -> list[Detectors]:
+    """How many of all units, and of the set, tell the two kinds of prompts apart."""
+    found = []
+    for position, of in areas.items():
+        away = (of.auroc - 0.5).abs()
+        z = torch.where(of.variance > 0, away / of.variance.clamp(min=1e-300).sqrt(), math.inf)
+        p = torch.where(away > 0, torch.special.erfc(z / math.sqrt(2)), 1.0)
+        told = torch.tensor(benjamini_hochberg(p.tolist())) <= LEVEL
+        clear = told & (away >= CLEAR - 0.5)
+        spans = [units.space.slice_of(key) for key in units.space.keys]
+        expected = sum(
+            int(clear[span].sum()) * k / (span.stop - span.start)
+            for span, k in zip(spans, units.per_block(), strict=True)
+        )
+        best, inside = int(away.argmax()), int(units.flat[away[units.flat].argmax()])
+        names = units.space.names_of(torch.tensor([best, inside]))
+        found.append(
+            Detectors(
+                model=model,
+                position=position,
+                least=CLEAR,
+                all=int(clear.sum()),
+                inside=int(clear[units.flat].sum()),
+                expected=float(expected),
+                best=names[0],
+                best_auroc=float(of.auroc[best]),
+                best_inside=names[1],
+                best_inside_auroc=float(of.auroc[inside]),
+            )
+        )
+    return found
+
+
+def harmless_means(evaluator: Evaluator, harmless: PromptSet, space: UnitSpace) -> UnitValues:
+    """Means of the aligned model over harmless prompts and its own answers to them."""
+    answers = evaluator.completions(harmless, Setting(Side.ALIGNED), "Harmless answers")
+    encoded = evaluator.encoded(harmless)
+    spoken = [i for i, answer in enumerate(answers) if answer]
+    sums = ActivationSums.zero(space)
+    for rows in _gradient_batches(evaluator, [encoded[i] for i in spoken]):
+        kept = [spoken[row] for row in rows]
+        sums += sum_activations(
+            evaluator.group,
+            Side.ALIGNED,
+            [encoded[i] for i in kept],
+            [answers[i] for i in kept],
+            space,
+        )
+    return UnitValues(sums.mean.float(), space, "mean over harmless prompts")
+
+
+def mediation_of(
+    evaluator: Evaluator,
+    prompts: Sequence[Sequence[int]],
+    targets: Targets,
+    means: UnitValues,
+) -> Mediation:
+    """The first-order figures of every unit of the aligned model, over prompts (token ids)."""
+    batches = _gradient_batches(evaluator, prompts)
+    found = [
+        first_order(evaluator.group, Side.ALIGNED, [prompts[i] for i in rows], targets, means)
+        for rows in evaluator.progress.track(batches, "Mediation")
+    ]
+    whole = found[0]
+    for each in found[1:]:
+        whole += each
+    return whole
+
+
+@dataclass(frozen=True)
+class HeldUnits:
+    """Units held one by one.
+
+    Args:
+        exact: mean over prompts, by flat position.
+    """
+
+    exact: dict[int, float]
+    agreement: list[Agreement]
+
+
+def hold_one_by_one(
+    evaluator: Evaluator,
+    prompts: Sequence[Sequence[int]],
+    units: UnitSet,
+    mediation: Float[Tensor, "unit"],
+    targets: Targets,
+    means: UnitValues,
+    count: int,
+    seed: int,
+) -> HeldUnits:
+    """The set's units that mediate most, and random units, held one by one.
+
+    Args:
+        mediation: first-order, of all units; not a number where nothing is behind.
+        count: of each kind.
+
+    Returns:
+        Exact figures, and how well first-order ones on the same prompts agree with them.
+    """
+    few = list(prompts[:EXACT_PROMPTS])
+    known = units.flat[~mediation[units.flat].isnan()]
+    top = known[mediation[known].argsort(descending=True, stable=True)[:count]].tolist()
+    generator = torch.Generator().manual_seed(seed)
+    others = (~mediation.isnan()).nonzero().flatten()
+    others = others[~torch.isin(others, torch.tensor(top, dtype=torch.long))]
+    random = others[torch.randperm(len(others), generator=generator)[:count]].tolist()
+    chosen = [*top, *random]
+    if not chosen:
+        return HeldUnits({}, [])
+    found = exact(
+        evaluator.group, Side.ALIGNED, few, chosen, targets, means, evaluator.progress
+    ).mean(dim=1)
+    same = mediation_of(evaluator, few, targets, means).direction.mean[chosen]
+    parts = {"top": slice(0, len(top)), "random": slice(len(top), None), "both": slice(None)}
+    agreement = [
+        Agreement(
+            units=name,
+            n=len(found[part]),
+            pearson=_correlation(found[part], same[part]),
+            spearman=_correlation(_ranked(found[part]), _ranked(same[part])),
+        )
+        for name, part in parts.items()
+        if len(found[part])
+    ]
+    return HeldUnits(dict(zip(chosen, found.tolist(), strict=True)), agreement)
+
+
+def steering_of(
+    evaluator: Evaluator, effects: DirectEffects, prompts: Sequence[Sequence[int]], of: OpeningSets
+) -> Moments:
+    """What each unit adds to refusal openings above compliance openings, logits per token."""
+    openings = [*of.refusal, *of.compliance]
+    sign = torch.tensor(
+        [1 / len(of.refusal)] * len(of.refusal) + [-1 / len(of.compliance)] * len(of.compliance),
+        dtype=torch.float64,
+    ) / torch.tensor([len(opening) for opening in openings])
+    together = max(_ROWS // len(openings), 1)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    whole: Moments | None = None
+    starts = range(0, len(order), together)
+    for start in evaluator.progress.track(starts, "Steering"):
+        few = [prompts[i] for i in order[start : start + together]]
+        said = effects.on_logits(
+            [prompt for prompt in few for _ in openings],
+            [list(opening) for _ in few for opening in openings],
+        )
+        contrast = torch.einsum("o,pou->pu", sign, said.view(len(few), len(openings), -1))
+        moments = Moments.of(contrast)
+        whole = moments if whole is None else whole + moments
+    assert whole is not None  # prompt sets are not empty
+    return whole
+
+
+def _gradient_batches(evaluator: Evaluator, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    return evaluator.decoding.batches(prompts, settings=_GRADIENT_SETTINGS)
+
+
+def _correlation(one: Tensor, other: Tensor) -> float | None:
+    if len(one) < 2 or float(one.std()) == 0 or float(other.std()) == 0:
+        return None
+    return float(torch.corrcoef(torch.stack([one, other]).double())[0, 1])
+
+
+def _ranked(values: Tensor) -> Tensor:
+    return values.argsort().argsort().double()

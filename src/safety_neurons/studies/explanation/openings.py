@@ -1,0 +1,141 @@
+"""What answers begin with: openings of refusals and of compliances, from models' own answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from safety_neurons.engine import ModelGroup, Role
+from safety_neurons.inference import Decoding, log_likelihoods
+from safety_neurons.judges import Verdict
+from safety_neurons.methods.detection import LEAST, separation
+
+LONGEST = 5
+"""Tokens of an opening."""
+MOST = 6
+"""Openings of each kind; the most frequent ones."""
+PURE = 0.9
+"""Of the answers with an opening so many must be of one kind, or it is shared and dropped."""
+USABLE = 0.9
+"""The least area by which openings must tell refusals from compliances."""
+
+Opening = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Answers of one model.
+
+    Args:
+        prompts, answers: token ids.
+    """
+
+    role: Role
+    prompts: Sequence[Sequence[int]]
+    answers: Sequence[Sequence[int]]
+    verdicts: Sequence[Verdict]
+
+    def of(self, verdict: Verdict) -> list[int]:
+        """The places of answers with one verdict; empty answers say nothing."""
+        return [i for i, each in enumerate(self.verdicts) if each is verdict and self.answers[i]]
+
+
+@dataclass(frozen=True)
+class OpeningSets:
+    """Openings by kind, the most frequent first.
+
+    Args:
+        refusal, compliance: token ids.
+        dropped: how many openings of full length both kinds have in common.
+    """
+
+    refusal: tuple[Opening, ...]
+    compliance: tuple[Opening, ...]
+    dropped: int
+
+    @classmethod
+    def of(cls, answered: Iterable[Answered]) -> OpeningSets:
+        """The shortest beginnings that tell the kinds of some answers apart.
+
+        Returns:
+            At most MOST of each kind.
+        """
+        answers: dict[Verdict, list[Opening]] = {Verdict.REFUSAL: [], Verdict.COMPLIANCE: []}
+        for of in answered:
+            for verdict, known in answers.items():
+                known += [tuple(of.answers[i][:LONGEST]) for i in of.of(verdict)]
+        begun = {
+            verdict: Counter(a[:n] for a in known for n in range(1, len(a) + 1))
+            for verdict, known in answers.items()
+        }
+        chosen: dict[Verdict, Counter[Opening]] = {}
+        shared: set[Opening] = set()
+        for verdict, known in answers.items():
+            (other,) = answers.keys() - {verdict}
+            chosen[verdict] = Counter()
+            for a in known:
+                pure = (
+                    a[:n]
+                    for n in range(1, len(a) + 1)
+                    if begun[verdict][a[:n]] >= PURE * (begun[verdict][a[:n]] + begun[other][a[:n]])
+                )
+                opening = next(pure, None)
+                if opening is None:
+                    shared.add(a)
+                else:
+                    chosen[verdict][opening] += 1
+        refusal, compliance = (
+            tuple(opening for opening, _ in chosen[v].most_common(MOST))
+            for v in (Verdict.REFUSAL, Verdict.COMPLIANCE)
+        )
+        return cls(refusal, compliance, len(shared))
+
+    @property
+    def known(self) -> bool:
+        """Whether there are openings of both kinds."""
+        return bool(self.refusal and self.compliance)
+
+    @property
+    def first_tokens(self) -> list[int]:
+        """First tokens of refusals with which no compliance begins."""
+        begun = {opening[0] for opening in self.compliance}
+        return sorted({opening[0] for opening in self.refusal} - begun)
+
+
+@torch.no_grad()
+def told_apart(
+    group: ModelGroup, openings: OpeningSets, answered: Sequence[Answered], decoding: Decoding
+) -> tuple[float | None, int, int]:
+    """How well openings' likelihood tells refusals from compliances.
+
+    Of each answer: the log-likelihood of any refusal opening, less that of any compliance opening,
+    behind its prompt, in the model that answered.
+
+    Returns:
+        The area under the ROC curve, None with too few of a kind; and how many refusals and
+        compliances there are.
+    """
+    scores: dict[Verdict, list[float]] = {Verdict.REFUSAL: [], Verdict.COMPLIANCE: []}
+    both = [*openings.refusal, *openings.compliance]
+    for of in answered:
+        places = [(v, i) for v in scores for i in of.of(v)] if openings.known else []
+        for rows in decoding.batches([of.prompts[i] for _, i in places], settings=len(both)):
+            likelihoods, _ = log_likelihoods(
+                group,
+                of.role,
+                [of.prompts[places[row][1]] for row in rows],
+                [[list(opening) for opening in both]] * len(rows),
+            )
+            split = len(openings.refusal)
+            refusing = likelihoods[:, :split].logsumexp(dim=1)
+            score = refusing - likelihoods[:, split:].logsumexp(dim=1)
+            for row, value in zip(rows, score.tolist(), strict=True):
+                scores[places[row][0]].append(value)
+    refusals, compliances = scores[Verdict.REFUSAL], scores[Verdict.COMPLIANCE]
+    if min(len(refusals), len(compliances)) < LEAST:
+        return None, len(refusals), len(compliances)
+    area = separation(torch.tensor(refusals)[:, None], torch.tensor(compliances)[:, None])
+    return float(area.auroc), len(refusals), len(compliances)
