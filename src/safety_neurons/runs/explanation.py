@@ -61,6 +61,10 @@ class ExplainedUnit(Record):
             token; None where openings are unusable.
         p: by stage, how often a unit of its layer outside the set does as much.
         stages: what it does beyond chance.
+        own: the part of what sets harmful prompts apart in it that is left where the set's units in
+            earlier layers are held at harmless means; None where nothing sets them apart.
+        part: the one stage in which it stands in the causal test: the last of its stages, but
+            detection for a unit that does not steer and of whose activity at least half is its own.
     """
 
     unit: str
@@ -75,6 +79,8 @@ class ExplainedUnit(Record):
     steering: Figure | None = None
     p: dict[StageName, float] = Field(default_factory=dict)
     stages: list[StageName] = Field(default_factory=list)
+    own: float | None = None
+    part: StageName | None = None
 
 
 class Quantiles(Record):
@@ -157,7 +163,7 @@ class CausalRow(Record):
 
     Args:
         intervention: `none`, `ablate` (held at harmless means) or `patch` (the aligned values).
-        stage: a stage, several joined by `+`, or `set` for the whole set.
+        stage: the units that stand in a stage, in several joined by `+`, or `set` for the whole set.
         recipient: whose answers.
         k: how many units.
         n: harmful prompts.
@@ -219,7 +225,7 @@ class DirectionFigures(Record):
         layer: it enters this one.
         position: token, counted from the end of the prompt (-1 is the last).
         tried: how many layers and positions.
-        log_odds: of the model's own refusals on `select` without and with it taken away.
+        log_odds: of the model's own refusals on `select`, with it taken out and as they are.
         auroc: on test prompts.
         gap: how far the means of harmful and harmless prompts lie apart.
         set_writes: the part of the gap that the set's units below the layer write directly;
@@ -297,7 +303,8 @@ class ExplanationCard(Record):
         units: of the whole model.
         neurons: the set's units, by rank.
         null: by layer.
-        stages: by name.
+        stages: by name; a unit may have several.
+        parts: the same of the units that stand in each stage in the causal test.
         detectors: all units of both models.
         agreement: of mediation.
         causal: the first rows are the models as they are.
@@ -318,6 +325,7 @@ class ExplanationCard(Record):
     neurons: list[ExplainedUnit]
     null: list[LayerNull]
     stages: dict[StageName, StageFigures]
+    parts: dict[StageName, StageFigures]
     detectors: list[Detectors]
     openings: Openings
     agreement: list[Agreement]
@@ -333,6 +341,10 @@ class ExplanationCard(Record):
         """The causal row of one intervention, None where it was not made."""
         key = (intervention, stage, recipient)
         return next((r for r in self.causal if (r.intervention, r.stage, r.recipient) == key), None)
+
+    def of_part(self, stage: StageName) -> list[ExplainedUnit]:
+        """The units that stand in a stage in the causal test, by rank."""
+        return [unit for unit in self.neurons if unit.part is stage]
 
     def of_stage(self, stage: StageName) -> list[ExplainedUnit]:
         """The units that have a stage, by rank."""

@@ -39,10 +39,24 @@ _GRADIENT_SETTINGS = 8
 Areas = Mapping[Position, Separation]
 
 
-def areas_of(
+@dataclass(frozen=True)
+class Detection:
+    """How well each unit of a model tells harmful prompts from harmless ones.
+
+    Args:
+        areas: by position.
+        harmful, harmless: means of both kinds, in the order of the positions.
+    """
+
+    areas: Areas
+    harmful: Float[Tensor, "position unit"]
+    harmless: Float[Tensor, "position unit"]
+
+
+def detection_of(
     evaluator: Evaluator, role: Role, harmful: PromptSet, harmless: PromptSet, space: UnitSpace
-) -> dict[Position, Separation]:
-    """How well each unit of a model tells harmful prompts from harmless ones, by position."""
+) -> Detection:
+    """What one model's units make of two kinds of prompts."""
     of = []
     for prompts in (harmful, harmless):
         places = [[p.content, [p.end], [p.tail]] for p in places_in(evaluator, prompts)]
@@ -67,7 +81,7 @@ def areas_of(
             torch.cat([block.auroc for block in blocks]),
             torch.cat([block.variance for block in blocks]),
         )
-    return found
+    return Detection(found, of[0].mean(dim=0), of[1].mean(dim=0))
 
 
 def distance(areas: Areas) -> Float[Tensor, "unit"]:

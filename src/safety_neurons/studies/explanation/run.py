@@ -69,6 +69,7 @@ from safety_neurons.studies.explanation.openings import (
     told_apart,
 )
 from safety_neurons.studies.explanation.options import SHARE, ExplainOptions, ExplanationPrompts
+from safety_neurons.studies.explanation.relays import own_activity, parts_of, sets_of
 from safety_neurons.studies.explanation.stages import nulls_of, stages_of
 from safety_neurons.studies.explanation.verdict import RULES, judged
 from safety_neurons.studies.sets import rankings_of
@@ -156,7 +157,7 @@ def _chosen_share(run: RunFolder, ranking: Ranking) -> float | None:
 class _Effects:
     """What all units do, and what it was measured against."""
 
-    areas: Mapping[Side, measured.Areas]
+    detection: Mapping[Side, measured.Detection]
     mediation: Moments
     later: Moments
     exact: measured.HeldUnits
@@ -198,16 +199,25 @@ class _Study:
             watched,
             self.options.seed,
         )
-        sets = {
-            stage: UnitSet.of(self.units.flat[[stage in of for of in stages]], space)
-            for stage in StageName
-        }
+        own = own_activity(
+            self.evaluator,
+            prompts.test,
+            self.units,
+            watched.means,
+            found.detection[Side.ALIGNED],
+        )
+        parts = parts_of(stages, own)
+        sets = sets_of(parts, self.units)
         random = {
             units.key: self._random(units) for units in [*sets.values(), self.units] if len(units)
         }
         causal = self._causal(test, sets, random)
         flow = self._flow(test, sets, random)
         figures = {stage: _figures(units) for stage, units in sets.items()}
+        having = {
+            stage: _figures(UnitSet.of(self.units.flat[[stage in of for of in stages]], space))
+            for stage in StageName
+        }
         verdict, reasons = judged(
             figures, flow, causal, space.kinds[0].units, steering_measured=openings.usable
         )
@@ -221,13 +231,14 @@ class _Study:
             layers=space.layers,
             n=len(prompts.test),
             n_harmless=len(prompts.harmless),
-            neurons=self._rows(found, p, stages),
+            neurons=self._rows(found, p, stages, own.tolist(), parts),
             null=nulls_of(found.by_stage, self.units),
-            stages=figures,
+            stages=having,
+            parts=figures,
             detectors=[
                 row
-                for side, areas in found.areas.items()
-                for row in measured.detectors_in(str(side), areas, self.units)
+                for side, of in found.detection.items()
+                for row in measured.detectors_in(str(side), of.areas, self.units)
             ],
             openings=openings,
             agreement=found.exact.agreement,
@@ -311,8 +322,8 @@ class _Study:
         self, direction: Chosen, watched: Watched, openings: OpeningSets | None
     ) -> _Effects:
         evaluator, prompts, space = self.evaluator, self.prompts, self.units.space
-        areas = {
-            side: measured.areas_of(evaluator, side, prompts.test, prompts.harmless, space)
+        detection = {
+            side: measured.detection_of(evaluator, side, prompts.test, prompts.harmless, space)
             for side in Side
         }
         targets = Targets(
@@ -340,12 +351,12 @@ class _Study:
             direct = DirectEffects(evaluator.group, Side.ALIGNED, space)
             steering = measured.steering_of(evaluator, direct, encoded, openings)
         by_stage = {
-            StageName.DETECTION: measured.distance(areas[Side.ALIGNED]),
+            StageName.DETECTION: measured.distance(detection[Side.ALIGNED].areas),
             StageName.MEDIATION: first_order,
         }
         if steering is not None:
             by_stage[StageName.STEERING] = steering.mean
-        return _Effects(areas, mediation.direction, mediation.later, exact, steering, by_stage)
+        return _Effects(detection, mediation.direction, mediation.later, exact, steering, by_stage)
 
     def _later_weights(self, watched: Watched) -> Float[Tensor, "unit"]:
         """Of the set's units, what sets kinds of prompts apart, each layer's together 1."""
@@ -404,7 +415,12 @@ class _Study:
         return [flow for flow in found if flow is not None]
 
     def _rows(
-        self, found: _Effects, p: list[dict[StageName, float]], stages: list[list[StageName]]
+        self,
+        found: _Effects,
+        p: list[dict[StageName, float]],
+        stages: list[list[StageName]],
+        own: list[float],
+        parts: list[StageName | None],
     ) -> list[ExplainedUnit]:
         ranks = self.ranking.ranks
         space = self.units.space
@@ -416,8 +432,8 @@ class _Study:
                 layer=layers[i],
                 neuron=numbers[i],
                 rank=int(ranks[unit]) + 1,
-                detection=_areas(found.areas[Side.ALIGNED], unit),
-                detection_unaligned=_areas(found.areas[Side.UNALIGNED], unit),
+                detection=_areas(found.detection[Side.ALIGNED].areas, unit),
+                detection_unaligned=_areas(found.detection[Side.UNALIGNED].areas, unit),
                 mediation=_figure(found.mediation, unit)
                 if not found.by_stage[StageName.MEDIATION][unit].isnan()
                 else None,
@@ -426,6 +442,8 @@ class _Study:
                 steering=None if found.steering is None else _figure(found.steering, unit),
                 p=p[i],
                 stages=stages[i],
+                own=None if np.isnan(own[i]) else own[i],
+                part=parts[i],
             )
             for i, (unit, name) in enumerate(
                 zip(self.units.flat.tolist(), self.units.names, strict=True)

@@ -14,6 +14,8 @@ from safety_neurons.units import UnitSet
 
 LEVEL = 0.05
 """The false discovery rate of each stage."""
+TAIL = 0.1
+"""Of the units outside so many say how the tail of their effects falls."""
 _HIGH = 0.95
 
 
@@ -24,8 +26,11 @@ def p_outside(effects: Float[Tensor, "unit"], units: UnitSet) -> Float[Tensor, "
         effects: of all units of the space; not a number where there is none.
 
     Returns:
-        (1 + those that do as much) ÷ (1 + all), so never 0; not a number for units without an
-        effect.
+        (1 + those that do as much) ÷ (1 + all). Where none does, that is the same for a unit that
+        does little more than all of them and for one that does a hundred times as much, so their
+        tail is continued: by exp(−(what is beyond the largest) ÷ (how far the largest TAIL of them
+        reach beyond the next, on average)), after Knijnenburg et al. 2009. Not a number for units
+        without an effect.
     """
     found = torch.full((len(units),), torch.nan, dtype=torch.float64)
     places = units.space.blocks_of(units.flat)
@@ -36,7 +41,7 @@ def p_outside(effects: Float[Tensor, "unit"], units: UnitSet) -> Float[Tensor, "
         outside = _outside(effects, units, place).sort().values
         own = effects[units.space.slice_of(key)][units.in_block(key)].double()
         less = torch.searchsorted(outside.contiguous(), own.contiguous(), right=False)
-        p = (1 + len(outside) - less).double() / (1 + len(outside))
+        p = (1 + len(outside) - less).double() / (1 + len(outside)) * _beyond(own, outside)
         found[mine] = torch.where(own.isnan(), torch.nan, p)
     return found
 
@@ -82,6 +87,16 @@ def nulls_of(effects: Mapping[StageName, Float[Tensor, "unit"]], units: UnitSet)
         n = units.space.widths[place] - len(units.in_block(key))
         found.append(LayerNull(layer=key.layer, n=n, effects=by_stage))
     return found
+
+
+def _beyond(own: Float[Tensor, "k"], outside: Float[Tensor, "outside"]) -> Float[Tensor, "k"]:
+    """By what p falls for effects beyond all of the units outside (sorted), else 1."""
+    tail = int(TAIL * len(outside))
+    if tail < 2:
+        return torch.ones_like(own)
+    reach = (outside[-tail:] - outside[-tail - 1]).mean()
+    away = (own - outside[-1]).clamp(min=0)
+    return torch.exp(-away / reach) if float(reach) > 0 else torch.ones_like(own)
 
 
 def _outside(
