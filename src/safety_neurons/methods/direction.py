@@ -15,6 +15,9 @@ from torch import Tensor
 
 from safety_neurons.errors import UserError
 
+_ROUNDING = 1e-6
+"""Means that differ by less, as a part of their length, are the same."""
+
 
 @dataclass(frozen=True)
 class Directions:
@@ -45,6 +48,9 @@ class Directions:
         """
         origin = harmless.double().mean(dim=0)
         difference = harmful.double().mean(dim=0) - origin
+        # Means of the same values differ by rounding, which would be taken for a direction.
+        told = difference.norm(dim=-1) > _ROUNDING * origin.norm(dim=-1)
+        difference = difference * told[:, None]
         if not bool(difference.any()):
             raise UserError(
                 "Harmful and harmless prompts are the same to the model, so there is no direction "

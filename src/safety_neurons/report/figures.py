@@ -10,11 +10,12 @@ from safety_neurons.report.curve import standalone_curve
 from safety_neurons.report.dose import dose_chart
 from safety_neurons.report.fragility import removal_chart
 from safety_neurons.report.heatmap import HeatMap
+from safety_neurons.report.pipeline import pipeline_chart
 from safety_neurons.report.refusals import refusal_bars
 from safety_neurons.report.specificity import specificity, specificity_chart
 from safety_neurons.report.stability import effects_chart
 from safety_neurons.report.standalone import standalone
-from safety_neurons.runs import FragilityCard, SampleRow, StabilityCard, Summary
+from safety_neurons.runs import ExplanationCard, FragilityCard, SampleRow, StabilityCard, Summary
 
 _COLUMNS = (
     "ranking",
@@ -41,6 +42,7 @@ def figure_files(
     maps: Sequence[HeatMap],
     card: StabilityCard | None,
     fragility: FragilityCard | None,
+    explanation: ExplanationCard | None,
     noun: str,
 ) -> dict[str, str]:
     """What is written beside the page.
@@ -48,7 +50,7 @@ def figure_files(
     Args:
         harmful: the answers to harmful test prompts.
         card: of stability, None without.
-        fragility: None without.
+        fragility, explanation: None without.
 
     Returns:
         Contents by file name; no chart of what was not measured.
@@ -65,6 +67,8 @@ def figure_files(
         files["figure-stability.svg"] = standalone(effects_chart(card).wide)
     if fragility is not None:
         files["figure-fragility.svg"] = standalone(removal_chart(fragility).wide)
+    if explanation is not None:
+        files["figure-pipeline.svg"] = standalone(pipeline_chart(explanation).wide)
     if summary.dose:
         files["figure-dose.svg"] = standalone(dose_chart(summary).wide)
     return files

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from safety_neurons.report import (
     answers,
+    explanation,
     fragility,
     judging,
+    pipeline,
     refusals,
     specificity,
     stability,
@@ -26,18 +28,23 @@ from safety_neurons.report.dose import dose_chart, dose_points
 from safety_neurons.report.figures import figure_files
 from safety_neurons.report.glossary import glossary
 from safety_neurons.report.heatmap import HeatMap
+from safety_neurons.report.neuronpage import neuron_views
 from safety_neurons.report.neurontable import neuron_tables
 from safety_neurons.report.provenance import Provenance
 from safety_neurons.report.sentences import conclusion
 from safety_neurons.report.templating import rendered
 from safety_neurons.runs import (
     TABLE,
+    ExplanationCard,
     FragilityCard,
+    NeuronPages,
     RunFolder,
     SampleRow,
     StabilityCard,
     Summary,
+    read_explanation,
     read_fragility,
+    read_pages,
     read_samples,
     read_stability,
     read_summary,
@@ -58,7 +65,12 @@ class Part:
 
 
 def parts_of(
-    summary: Summary, noun: str, *, with_card: bool, with_fragility: bool = False
+    summary: Summary,
+    noun: str,
+    *,
+    with_card: bool,
+    with_explanation: bool = False,
+    with_fragility: bool = False,
 ) -> Iterator[Part]:
     """The parts that a run has figures for, in the order of the page.
 
@@ -77,6 +89,8 @@ def parts_of(
         yield Part("categories", "Categories")
     yield Part("layers", "Layers")
     yield Part("neurons", noun.capitalize())
+    if with_explanation:
+        yield Part("explanation", "What they do")
     if summary.dose:
         yield Part("dose", "Dose")
     if summary.comparisons or summary.needed or summary.lengths:
@@ -108,10 +122,21 @@ def render_report(run: RunFolder) -> Path:
     harmful = [row for row in samples if row.kind == "harmful"]
     shares = sorted({point.share for point in summary.curve})
     maps = [HeatMap.of(ranking, shares) for ranking in rankings.values()]
-    card, fragile = read_stability(run), read_fragility(run)
-    files = figure_files(summary, harmful, maps, card, fragile, noun)
+    card, fragile, explained = read_stability(run), read_fragility(run), read_explanation(run)
+    files = figure_files(summary, harmful, maps, card, fragile, explained, noun)
     content = _Content(
-        run, summary, rankings, noun, samples, harmful, maps, card, fragile, tuple(files)
+        run,
+        summary,
+        rankings,
+        noun,
+        samples,
+        harmful,
+        maps,
+        card,
+        fragile,
+        explained,
+        read_pages(run),
+        tuple(files),
     )
     files[REPORT] = _html(content)
     with run.stage("report", {}, results=list(files)) as stage:
@@ -137,6 +162,8 @@ class _Content:
     maps: Sequence[HeatMap]
     card: StabilityCard | None
     fragility: FragilityCard | None
+    explanation: ExplanationCard | None
+    pages: NeuronPages | None
     files: tuple[str, ...]
 
 
@@ -168,11 +195,18 @@ def _html(of: _Content) -> str:
         card_charts=stability,
         fragility=of.fragility,
         fragile=fragility,
+        explanation=of.explanation,
+        explained=explanation,
+        pipeline=pipeline,
+        pages=of.pages,
+        views=neuron_views(of.pages) if of.pages else (),
+        paged={page.unit for page in of.pages.pages} if of.pages else set(),
         parts_shown=list(
             parts_of(
                 summary,
                 noun,
                 with_card=card is not None,
+                with_explanation=of.explanation is not None,
                 with_fragility=of.fragility is not None,
             )
         ),

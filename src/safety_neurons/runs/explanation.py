@@ -163,7 +163,7 @@ class CausalRow(Record):
 
     Args:
         intervention: `none`, `ablate` (held at harmless means) or `patch` (the aligned values).
-        stage: the units that stand in a stage, in several joined by `+`, or `set` for the whole set.
+        stage: of which stage the units are, several joined by `+`; `set` for the whole set.
         recipient: whose answers.
         k: how many units.
         n: harmful prompts.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TypeVar
 
 from safety_neurons.errors import reading
+from safety_neurons.runs.explanation import EXPLANATION, ExplanationCard
 from safety_neurons.runs.folder import RunFolder
 from safety_neurons.runs.fragility import FRAGILITY, FragilityCard
+from safety_neurons.runs.neuronpages import PAGES, NeuronPages
 from safety_neurons.runs.record import Record
 from safety_neurons.runs.samples import SAMPLES, SampleRow
 from safety_neurons.runs.stability import STABILITY, StabilityCard
@@ -54,6 +56,30 @@ def read_fragility(run: RunFolder) -> FragilityCard | None:
         UserError: if the file is damaged or lost.
     """
     return _card(run, "fragility", FRAGILITY, FragilityCard)
+
+
+def read_explanation(run: RunFolder) -> ExplanationCard | None:
+    """What a run's neurons do.
+
+    Returns:
+        What `explain` gave, None where it was not measured.
+
+    Raises:
+        UserError: if the file is damaged or lost.
+    """
+    return _card(run, "explain", EXPLANATION, ExplanationCard)
+
+
+def read_pages(run: RunFolder) -> NeuronPages | None:
+    """The pages of a run's first neurons.
+
+    Returns:
+        What `explain` gave, None where there are none.
+
+    Raises:
+        UserError: if the file is damaged or lost.
+    """
+    return _card(run, "explain", PAGES, NeuronPages)
 
 
 def _card(run: RunFolder, stage: str, name: str, kind: type[R]) -> R | None:

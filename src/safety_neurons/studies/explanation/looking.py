@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safety_neurons import defaults
-from safety_neurons.errors import UserError, reading
+from safety_neurons.errors import UserError
 from safety_neurons.inference import ALIGNED, Decoding
 from safety_neurons.judges import Judge, Verdict, judges_of
 from safety_neurons.models import ModelPair
 from safety_neurons.progress import Progress, Silent
 from safety_neurons.prompts import load_prompts
-from safety_neurons.runs import COMPLETIONS, RunFolder, require_same_models
-from safety_neurons.runs.explanation import EXPLANATION, ExplanationCard, StageName
+from safety_neurons.runs import COMPLETIONS, RunFolder, read_explanation, require_same_models
+from safety_neurons.runs.explanation import StageName
 from safety_neurons.runs.neuronpages import NeuronPages
 from safety_neurons.storage import write_json
 from safety_neurons.studies.evaluator import Evaluator
@@ -143,9 +143,5 @@ def _refused(run: RunFolder, evaluator: Evaluator, limit: int | None) -> Refused
 
 def _stages(run: RunFolder) -> Mapping[str, list[StageName]] | None:
     """What the run's explained units do, by name; None where none were explained."""
-    if not run.is_complete("explain"):
-        return None
-    file = run.result("explain", EXPLANATION)
-    with reading(file, remedy="run `safety-neurons explain` again"):
-        card = ExplanationCard.parsed(file.read_text(encoding="utf-8"))
-    return {unit.unit: unit.stages for unit in card.neurons}
+    card = read_explanation(run)
+    return None if card is None else {unit.unit: unit.stages for unit in card.neurons}
