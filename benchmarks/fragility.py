@@ -15,12 +15,12 @@ import torch
 from safety_neurons.engine import ALONE
 from safety_neurons.inference import Decoding, Setting, answer, encode_prompts
 from safety_neurons.inference.perplexity import surprisals
+from safety_neurons.inference.refusal_odds import REFUSAL_TOKENS, changed_log_odds
 from safety_neurons.interventions import Ablate
 from safety_neurons.models import LoadedModel
 from safety_neurons.progress import Silent
 from safety_neurons.prompts import Kind, Split, builtin
 from safety_neurons.studies.fragility import fragility_of_model
-from safety_neurons.studies.fragility.singles import TOKENS, single_effects
 from safety_neurons.units import UnitSet, UnitValues
 
 UNITS, PROMPTS = 12, 16
@@ -30,24 +30,22 @@ def measure(repeats: int = 3) -> dict[str, Any]:
     """Seconds of single ablations that share the layers below, and of whole passes for each."""
     model = LoadedModel.load("embedded:aligned")
     prompts = builtin(Kind.HARMFUL, Split.FIND).limited(PROMPTS)
-    decoding = Decoding(TOKENS, PROMPTS)
+    decoding = Decoding(REFUSAL_TOKENS, PROMPTS)
     encoded = encode_prompts(model, prompts, decoding)
     (answers,) = answer(model, encoded, [Setting()], decoding)
     space = model.space()
     drawn = torch.randperm(space.total, generator=torch.Generator().manual_seed(0))
     units = drawn[:UNITS].tolist()
     means = UnitValues(torch.zeros(space.total), space, "zero")
-    settings = {
-        str(unit): Setting(interventions=(Ablate(UnitSet.of(torch.tensor([unit]), space), means),))
-        for unit in units
-    }
+    held = [Ablate(UnitSet.of(torch.tensor([unit]), space), means) for unit in units]
+    settings = {str(unit): Setting(interventions=(h,)) for unit, h in zip(units, held, strict=True)}
     seconds: dict[str, list[float]] = {"shared": [], "whole": []}
     for _ in range(repeats):
         begun = time.perf_counter()
-        single_effects(model, ALONE, encoded, answers, units, means, Silent())
+        changed_log_odds(model, ALONE, encoded, answers, held, Silent())
         seconds["shared"].append(time.perf_counter() - begun)
         begun = time.perf_counter()
-        surprisals(model, encoded, answers, settings, Decoding(TOKENS, 64))
+        surprisals(model, encoded, answers, settings, Decoding(REFUSAL_TOKENS, 64))
         seconds["whole"].append(time.perf_counter() - begun)
     best = {name: min(of) for name, of in seconds.items()}
     return {

@@ -16,13 +16,14 @@ from safety_neurons.engine import (
 )
 from safety_neurons.engine.resuming import entrance
 from safety_neurons.errors import InterventionError
-from safety_neurons.inference import ForcedBatch
+from safety_neurons.inference import ForcedBatch, onebyone
+from safety_neurons.inference.refusal_odds import changed_log_odds
+from safety_neurons.interventions import Ablate
 from safety_neurons.methods.ablation import attribute_ablation, sum_activations
 from safety_neurons.methods.path_attribution import DECAY
 from safety_neurons.models import LoadedModel
 from safety_neurons.progress import Silent
-from safety_neurons.studies.fragility import singles
-from safety_neurons.units import SiteKind, UnitValues
+from safety_neurons.units import SiteKind, UnitSet, UnitValues
 from tests.parity.test_contrast import COMPLETIONS
 from tests.tiny import (
     ARCHITECTURES,
@@ -49,6 +50,11 @@ def means_of(model: LoadedModel) -> UnitValues:
     space = model.space()
     drawn = torch.randn(space.total, generator=torch.Generator().manual_seed(3))
     return UnitValues(drawn, space, "drawn")
+
+
+def held_units(means: UnitValues, units: list[int]) -> list[Ablate]:
+    """An intervention for each unit alone."""
+    return [Ablate(UnitSet.of(torch.tensor([unit]), means.space), means) for unit in units]
 
 
 def likelihoods(model, prompt, completion) -> torch.Tensor:
@@ -106,7 +112,8 @@ def test_single_effects_are_those_of_whole_passes(zoo, architecture, kind):
     means = means_of(model)
     width = means.space.widths[0]
     units = [width + 1, 2, 5, 2 * width - 1]
-    found = singles.single_effects(model, ALONE, prompts(), COMPLETIONS, units, means, Silent())
+    held = held_units(means, units)
+    found = changed_log_odds(model, ALONE, prompts(), COMPLETIONS, held, Silent())
     assert found.shape == (len(units), len(COMPLETIONS))
 
     def log_odds(prompt, completion) -> torch.Tensor:
@@ -184,11 +191,10 @@ def test_what_cannot_begin_in_the_middle_is_said(zoo):
 def test_an_architecture_whose_layers_give_more_than_they_get_is_refused(zoo, monkeypatch):
     """Passed over, such a layer would give something else than the model reads."""
     model = alone(zoo, "llama", None)
-    monkeypatch.setattr(singles, "_SAME", -1.0)
+    monkeypatch.setattr(onebyone, "_SAME", -1.0)
+    held = held_units(means_of(model), [30])
     with pytest.raises(InterventionError, match="passed over"):
-        singles.single_effects(
-            model, ALONE, prompts(), COMPLETIONS, [30], means_of(model), Silent()
-        )
+        changed_log_odds(model, ALONE, prompts(), COMPLETIONS, held, Silent())
 
 
 def test_an_architecture_that_names_no_layers_is_read_whole(zoo):
@@ -196,9 +202,8 @@ def test_an_architecture_that_names_no_layers_is_read_whole(zoo):
     whole, bare = alone(zoo, "llama", "lora"), alone(zoo, "llama", "lora")
     kept = [site for site in bare.hooked.sites if site.key.site is not SiteKind.RESIDUAL]
     bare = dataclasses.replace(bare, hooked=dataclasses.replace(bare.hooked, sites=kept))
-    units, means = [1, 30], means_of(whole)
+    held = held_units(means_of(whole), [1, 30])
     both = [
-        singles.single_effects(of, ALONE, prompts(), COMPLETIONS, units, means, Silent())
-        for of in (whole, bare)
+        changed_log_odds(of, ALONE, prompts(), COMPLETIONS, held, Silent()) for of in (whole, bare)
     ]
     torch.testing.assert_close(both[0], both[1], rtol=1e-9, atol=1e-12)

@@ -26,18 +26,13 @@ from torch import Tensor
 
 from safety_neurons.engine import BlockTap, ModelGroup, PairedRows, Resumption, Role, Tokens
 from safety_neurons.engine.resuming import entrance
-from safety_neurons.errors import InterventionError
 from safety_neurons.inference import left_padded
+from safety_neurons.inference.onebyone import entrances, layers_of, one_by_one, require_same
 from safety_neurons.interventions import Ablate, InterventionEdit
 from safety_neurons.methods.attribution import Tap
 from safety_neurons.methods.moments import Moments
 from safety_neurons.progress import Progress, Silent
 from safety_neurons.units import Block, BlockKey, SiteKind, UnitSet, UnitSpace, UnitValues
-
-_ROWS = 128
-"""The most rows of one pass."""
-_SAME = 1e-4
-"""What a pass that begins in the middle may differ in, as a part of the largest figure."""
 
 
 @dataclass(frozen=True)
@@ -144,38 +139,22 @@ def exact(
         InterventionError: if a unit was not held, or the model's layers cannot be passed over.
     """
     space, batch = means.space, left_padded(prompts, group)
-    layers = space.layers_of(torch.tensor(units)).tolist()
-    entered = BlockTap([entrance(layer) for layer in {*layers, *targets.streams}])
+    held = [Ablate(UnitSet.of(torch.tensor([unit]), space), means) for unit in units]
+    begun = sorted(set(layers_of(held)))
+    entered = entrances(group, role, [*begun, *targets.streams])
     _run(group, role, batch, [entered])
-    together = max(_ROWS // len(prompts), 1)
-    places = [(layer, i) for i, layer in enumerate(layers)]
-    passes = [
-        (layer, of_layer[i : i + together])
-        for layer in sorted(set(layers))
-        for of_layer in [[i for at, i in places if at == layer]]
-        for i in range(0, len(of_layer), together)
-    ]
+    again = entrances(group, role, targets.behind(begun[-1]))
+    _run(group, role, batch, [again], Resumption(begun[-1], entered.taken[entrance(begun[-1])]))
+    whole, resumed = (_figures(tap, targets.behind(begun[-1]), targets) for tap in (entered, again))
+    require_same(begun[-1], whole, resumed)
     found = torch.empty(len(units), len(prompts), dtype=torch.float64)
-    proven: set[int] = set()
-    for layer, few in (progress or Silent()).track(passes, "Units held one by one"):
-        behind = targets.behind(layer)
-        before = _figures(entered, behind, targets)
-        if layer not in proven:
-            again = BlockTap([entrance(each) for each in behind])
-            resumed = Resumption(layer, entered.taken[entrance(layer)])
-            _run(group, role, batch, [again], resumed)
-            _require_same(layer, before, _figures(again, behind, targets))
-            proven.add(layer)
-        held = [Ablate(UnitSet.of(torch.tensor([units[i]]), space), means) for i in few]
-        edit = InterventionEdit(held, role, device=group.device)
-        each = torch.arange(len(few) * len(prompts), device=group.device)
-        edit.assign(each // len(prompts), each)
-        tap = BlockTap([entrance(each) for each in behind])
-        tokens = Tokens(batch.ids.repeat(len(few), 1), batch.mask.repeat(len(few), 1))
-        stream = entered.taken[entrance(layer)].repeat(len(few), 1, 1)
-        _run(group, role, tokens, [edit, tap], Resumption(layer, stream))
-        after = _figures(tap, behind, targets).view(len(few), len(prompts))
-        found[few] = before - after
+    progress, label = progress or Silent(), "Units held one by one"
+    for each in one_by_one(group, role, batch, held, entered, progress, label):
+        behind = targets.behind(each.layer)
+        tap = entrances(group, role, behind)
+        _run(group, role, each.tokens, [each.edit, tap], each.resumed)
+        after = _figures(tap, behind, targets).view(len(each.places), len(prompts))
+        found[each.places] = _figures(entered, behind, targets) - after
     return found
 
 
@@ -197,15 +176,6 @@ def _figures(tap: BlockTap, layers: Sequence[int], targets: Targets) -> Float[Te
         for layer in layers
     ]
     return torch.stack(ways).mean(dim=0).cpu()
-
-
-def _require_same(layer: int, before: Tensor, again: Tensor) -> None:
-    off = float((again - before).abs().max() / before.abs().max().clamp(min=1e-9))
-    if not off <= _SAME:
-        raise InterventionError(
-            f"Begun at layer {layer}, the model gives another residual stream ({off:.1e} of the "
-            "largest), so its layers cannot be passed over."
-        )
 
 
 def _layers_behind(later: Float[Tensor, "unit"], space: UnitSpace, layer: int) -> int:

@@ -18,6 +18,7 @@ from safety_neurons.engine import Role
 from safety_neurons.errors import UserError
 from safety_neurons.inference import Setting, surprisals
 from safety_neurons.inference.reading import Place, read_at
+from safety_neurons.inference.refusal_odds import REFUSAL_TOKENS, log_odds
 from safety_neurons.interventions import AblateDirection
 from safety_neurons.judges import Verdict
 from safety_neurons.methods.direction import Directions
@@ -25,8 +26,6 @@ from safety_neurons.prompts import Places, PromptSet, places_of
 from safety_neurons.studies.evaluator import Evaluator
 from safety_neurons.units import SiteKind
 
-TOKENS = 12
-"""Of an answer; whether a model refuses shows there."""
 ANSWERS = 8
 """Refusals, and harmless answers, that candidates are tried on."""
 LAYERS, FIRST, LAST = 6, 0.2, 0.8
@@ -199,7 +198,7 @@ def _answers(
             "nothing to choose a refusal direction by; give other prompts."
         )
     encoded = evaluator.encoded(prompts)
-    return [encoded[i] for i in kept], [answers[i][:TOKENS] for i in kept]
+    return [encoded[i] for i in kept], [answers[i][:REFUSAL_TOKENS] for i in kept]
 
 
 def _log_odds(
@@ -211,8 +210,7 @@ def _log_odds(
     """Of the answers' mean probability per token, mean over answers; `` is the plain model's."""
     found = {}
     for name, nats in _costs(evaluator, answers, settings, role).items():
-        mean = -torch.tensor(nats, dtype=torch.float64).clamp(min=1e-9)
-        found[name] = float((mean - torch.log(-torch.expm1(mean))).mean())
+        found[name] = float(log_odds(-torch.tensor(nats, dtype=torch.float64)).mean())
     return found
 
 

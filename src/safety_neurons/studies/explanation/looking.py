@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safety_neurons import defaults
-from safety_neurons.errors import UserError
-from safety_neurons.inference import ALIGNED, Decoding
-from safety_neurons.judges import Judge, Verdict, judges_of
+from safety_neurons.inference import Decoding
+from safety_neurons.judges import Judge, judges_of
 from safety_neurons.models import ModelPair
 from safety_neurons.progress import Progress, Silent
 from safety_neurons.prompts import load_prompts
@@ -19,16 +17,14 @@ from safety_neurons.runs.neuronpages import NeuronPages
 from safety_neurons.storage import write_json
 from safety_neurons.studies.evaluator import Evaluator
 from safety_neurons.studies.explanation.corpus import TOKENS, Corpus
-from safety_neurons.studies.explanation.pages import REFUSALS, Refused, neuron_pages
+from safety_neurons.studies.explanation.pages import Refused, neuron_pages, units_named
 from safety_neurons.studies.fragility.options import MAX_NEW_TOKENS
 from safety_neurons.studies.sets import rankings_of
-from safety_neurons.units import UnitSpace
 
 FOLDER = "neurons"
 """Of a run, where pages of single units are."""
 LIMIT = 64
 """The most harmful prompts in which refusals are looked for."""
-_NAME = re.compile(r"L(\d{1,9})\.([A-Z])(\d{1,9})")
 
 
 def look(
@@ -66,6 +62,7 @@ def look(
     progress = progress or Silent()
     decoding = Decoding(MAX_NEW_TOKENS)
     evaluator = Evaluator.of_run(run, pair, judges_of(judge).first, decoding, progress)
+    found = load_prompts(run.result("find", COMPLETIONS)).limited(limit)
     with run.writing():
         texts = (
             Corpus.builtin(evaluator, tokens=tokens)
@@ -77,7 +74,7 @@ def look(
             rankings,
             units,
             texts,
-            refused=_refused(run, evaluator, limit),
+            refused=Refused.by(evaluator, found),
             stages=_stages(run),
             progress=progress,
         )
@@ -93,52 +90,9 @@ def page_file(run: RunFolder, unit: str, kind: str) -> Path:
     return run.file(FOLDER) / f"{unit}.{kind}"
 
 
-def units_named(space: UnitSpace, names: Sequence[str]) -> list[int]:
-    """Units by their names.
-
-    Returns:
-        Flat positions in `space`, each once, in the order of the names.
-
-    Raises:
-        UserError: for the first name that is of no unit.
-    """
-    return [_place(space, name) for name in dict.fromkeys(names)]
-
-
 def require_names(run: RunFolder, names: Sequence[str]) -> None:
     """Raise UserError unless each name is of a unit of the run; needs no model."""
     units_named(next(iter(rankings_of(run).values())).space, names)
-
-
-def _place(space: UnitSpace, name: str) -> int:
-    if found := _NAME.fullmatch(name):
-        layer, letter, unit = int(found[1]), found[2], int(found[3])
-        for block in space.blocks:
-            named = (block.key.layer, block.key.site.letter) == (layer, letter)
-            if named and unit < block.width:
-                return space.slice_of(block.key).start + unit
-    last = space.blocks[-1]
-    first = space.blocks[0].key.name(0)
-    raise UserError(
-        f"'{name}' is no {last.key.site.units.removesuffix('s')} of this run, whose are "
-        f"{first} to {last.key.name(last.width - 1)}; write a layer and a number, such as "
-        f"{last.key.name(0)}."
-    )
-
-
-def _refused(run: RunFolder, evaluator: Evaluator, limit: int | None) -> Refused:
-    """Prompts that the run was found on and its aligned model refuses."""
-    found = load_prompts(run.result("find", COMPLETIONS)).limited(limit)
-    verdicts = evaluator.judged(found, ALIGNED, "Refusals").verdicts
-    answers = evaluator.completions(found, ALIGNED, "Refusals")
-    encoded = evaluator.encoded(found)
-    kept = [i for i, verdict in enumerate(verdicts) if verdict is Verdict.REFUSAL][:REFUSALS]
-    if not kept:
-        evaluator.progress.note(
-            f"The aligned model refuses none of {len(found)} harmful prompts, so nothing is said "
-            "of what the units do to refusals."
-        )
-    return Refused([encoded[i] for i in kept], [answers[i] for i in kept])
 
 
 def _stages(run: RunFolder) -> Mapping[str, list[StageName]] | None:

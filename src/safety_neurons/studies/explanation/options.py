@@ -9,6 +9,7 @@ from safety_neurons import defaults
 from safety_neurons.errors import UserError, require_seed
 from safety_neurons.inference import Decoding
 from safety_neurons.prompts import Kind, PromptSet, Split, builtin, load_prompts, refuse_overlap
+from safety_neurons.studies.explanation.corpus import TOKENS
 from safety_neurons.studies.validation.options import TestPrompts
 
 SHARE = 0.02
@@ -21,6 +22,8 @@ CONTROLS = 2
 """Random sets beside each intervention."""
 LIMIT = 48
 """Prompts of each set."""
+PAGES = 20
+"""Units of the set that are looked at closely."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,10 @@ class ExplainOptions:
     """Of all units; by default what the run's validation chose, else SHARE."""
     controls: int = CONTROLS
     exact: int = EXACT
+    pages: int = PAGES
+    """Units of the set, the first by rank, that are looked at closely."""
+    tokens: int = TOKENS
+    """The most that each model reads for their examples."""
     decoding: Decoding = field(default_factory=lambda: Decoding(MAX_NEW_TOKENS))
     seed: int = defaults.SEED
 
@@ -41,8 +48,8 @@ class ExplainOptions:
                 "A share is a fraction of all neurons, above 0 and up to 1 (0.02 is 2 %), but "
                 f"{self.share:g} was given."
             )
-        if self.controls < 0 or self.exact < 0:
-            raise UserError("Random sets and single units are counted from 0.")
+        if min(self.controls, self.exact, self.pages) < 0:
+            raise UserError("Random sets, single units and pages are counted from 0.")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,15 @@ import torch
 from safety_neurons import defaults
 from safety_neurons.engine import Role, Side
 from safety_neurons.errors import UserError
+from safety_neurons.inference import ALIGNED
+from safety_neurons.inference.refusal_odds import changed_log_odds
 from safety_neurons.interventions import Scale
+from safety_neurons.judges import Verdict
 from safety_neurons.methods.examples import KEPT, Activity, Document, Peaks, activity
 from safety_neurons.methods.lens import NEIGHBOURS, TokenReading, Weighed, alike, readings
 from safety_neurons.models import ModelPair
 from safety_neurons.progress import Progress, Silent
+from safety_neurons.prompts import PromptSet
 from safety_neurons.runs.explanation import StageName
 from safety_neurons.runs.neuronpages import (
     Example,
@@ -27,10 +32,11 @@ from safety_neurons.runs.neuronpages import (
     TokenWeight,
 )
 from safety_neurons.statistics import mean_interval
+from safety_neurons.studies.evaluator import Evaluator
 from safety_neurons.studies.explanation.corpus import Corpus
-from safety_neurons.studies.explanation.scaled import interventional_log_odds
 from safety_neurons.units import Ranking, UnitSet, UnitSpace
 
+_NAME = re.compile(r"L(\d{1,9})\.([A-Z])(\d{1,9})")
 FACTORS = (0.0, 2.0, -1.0)
 """What a unit is multiplied by: taken away, doubled, turned round."""
 REFUSALS = 16
@@ -52,6 +58,24 @@ class Refused:
     def none(cls) -> Refused:
         """Those of a model that refuses nothing: no effect is measured."""
         return cls((), ())
+
+    @classmethod
+    def by(cls, evaluator: Evaluator, prompts: PromptSet) -> Refused:
+        """Of some prompts the first REFUSALS that the aligned model refuses.
+
+        Returns:
+            Nothing where there is none, which is noted.
+        """
+        verdicts = evaluator.judged(prompts, ALIGNED, "Refusals").verdicts
+        answers = evaluator.completions(prompts, ALIGNED, "Refusals")
+        encoded = evaluator.encoded(prompts)
+        kept = [i for i, verdict in enumerate(verdicts) if verdict is Verdict.REFUSAL][:REFUSALS]
+        if not kept:
+            evaluator.progress.note(
+                f"The aligned model refuses none of {len(prompts)} harmful prompts, so nothing is "
+                "said of what the units do to refusals."
+            )
+        return cls([encoded[i] for i in kept], [answers[i] for i in kept])
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -130,6 +154,34 @@ def neuron_pages(
     )
 
 
+def units_named(space: UnitSpace, names: Sequence[str]) -> list[int]:
+    """Units by their names.
+
+    Returns:
+        Flat positions in `space`, each once, in the order of the names.
+
+    Raises:
+        UserError: for the first name that is of no unit.
+    """
+    return [_place(space, name) for name in dict.fromkeys(names)]
+
+
+def _place(space: UnitSpace, name: str) -> int:
+    if found := _NAME.fullmatch(name):
+        layer, letter, unit = int(found[1]), found[2], int(found[3])
+        for block in space.blocks:
+            named = (block.key.layer, block.key.site.letter) == (layer, letter)
+            if named and unit < block.width:
+                return space.slice_of(block.key).start + unit
+    last = space.blocks[-1]
+    first = space.blocks[0].key.name(0)
+    raise UserError(
+        f"'{name}' is no {last.key.site.units.removesuffix('s')} of this run, whose are "
+        f"{first} to {last.key.name(last.width - 1)}; write a layer and a number, such as "
+        f"{last.key.name(0)}."
+    )
+
+
 def _activities(
     pair: ModelPair,
     documents: Sequence[Document],
@@ -186,7 +238,7 @@ def _effects(
     if not len(refused):
         return [[] for _ in units]
     alone = [UnitSet.of(torch.tensor([unit]), space) for unit in units]
-    changes = interventional_log_odds(
+    changes = changed_log_odds(
         pair,
         Side.ALIGNED,
         refused.prompts[:REFUSALS],

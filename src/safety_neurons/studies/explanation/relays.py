@@ -16,14 +16,16 @@ from torch import Tensor
 from safety_neurons.engine import Side
 from safety_neurons.inference import Setting
 from safety_neurons.inference.reading import read_at
-from safety_neurons.interventions import Ablate
+from safety_neurons.interventions import Ablate, Intervention
 from safety_neurons.prompts import PromptSet
 from safety_neurons.runs.explanation import Position, StageName
 from safety_neurons.studies.evaluator import Evaluator
 from safety_neurons.studies.explanation.directions import places_in
 from safety_neurons.studies.explanation.effects import Detection
-from safety_neurons.units import UnitSet, UnitSpace, UnitValues
+from safety_neurons.units import Block, UnitSet, UnitSpace, UnitValues
 
+PROMPTS = 16
+"""So many prompts are read in each layer's pass."""
 OWN = 0.5
 """A unit detects by itself if so much of what sets harmful prompts apart in it is its own."""
 
@@ -44,31 +46,32 @@ def own_activity(
     space = units.space
     layers = space.layers_of(units.flat)
     best = torch.stack([(a.auroc - 0.5).abs() for a in of.areas.values()]).argmax(dim=0)
-    difference = of.harmful - of.harmless
-    found = torch.ones(len(units), dtype=torch.float64)
-    places = [[p.content, [p.end], [p.tail]] for p in places_in(evaluator, harmful)]
-    held = [layer for layer in sorted(set(layers.tolist())) if layer > int(layers.min())]
-    for layer in evaluator.progress.track(held, "Each layer alone"):
-        before = UnitSet.of(units.flat[layers < layer], space)
-        blocks = tuple(block for block in space.blocks if block.key.layer == layer)
-        read = read_at(
-            evaluator.group,
-            evaluator.encoded(harmful),
-            places,
-            UnitSpace(blocks),
-            Setting(Side.ALIGNED, (Ablate(before, means),)),
-            evaluator.decoding,
-        ).units.mean(dim=0)
-        of_layer = torch.cat([torch.arange(space.total)[space.slice_of(b.key)] for b in blocks])
-        left = torch.zeros(len(Position), space.total)
-        left[:, of_layer] = read
-        here = (layers == layer).nonzero().flatten()
-        mine = units.flat[here]
-        at = best[mine]
-        away = left[at, mine].double() - of.harmless[at, mine].double()
-        found[here] = away / difference[at, mine].double()
-    known = difference[best[units.flat], units.flat] != 0
-    return torch.where(known, found, torch.nan)
+    few = PromptSet(harmful.name, harmful.prompts[:PROMPTS])
+    places = [[p.content, [p.end], [p.tail]] for p in places_in(evaluator, few)]
+    with_units = [block for block in space.blocks if len(units.in_block(block.key))]
+
+    def read(blocks: Sequence[Block], *acts: Intervention) -> Float[Tensor, "place unit"]:
+        """Means over few prompts; 0 for units of other blocks."""
+        here = UnitSpace(tuple(blocks))
+        setting = Setting(Side.ALIGNED, acts)
+        encoded = evaluator.encoded(few)
+        found = read_at(evaluator.group, encoded, places, here, setting, evaluator.decoding)
+        means, whole = found.units.mean(dim=0), torch.zeros(len(Position), space.total)
+        for block in blocks:
+            whole[:, space.slice_of(block.key)] = means[:, here.slice_of(block.key)]
+        return whole
+
+    intact = read(with_units) - of.harmless
+    own = torch.ones(len(units), dtype=torch.float64)
+    for block in evaluator.progress.track(with_units, "Each layer alone"):
+        before = UnitSet.of(units.flat[layers < block.key.layer], space)
+        if not len(before):
+            continue
+        mine = space.blocks_of(units.flat) == space.keys.index(block.key)
+        flat = units.flat[mine]
+        left = read([block], Ablate(before, means)) - of.harmless
+        own[mine] = left[best[flat], flat].double() / intact[best[flat], flat].double()
+    return torch.where(own.isfinite(), own, torch.nan)
 
 
 def parts_of(

@@ -51,10 +51,12 @@ from safety_neurons.runs.explanation import (
     StageFigures,
     StageName,
 )
+from safety_neurons.runs.neuronpages import PAGES, NeuronPages
 from safety_neurons.storage import write_json, write_whole
 from safety_neurons.studies.evaluator import Evaluator
 from safety_neurons.studies.explanation import effects as measured
 from safety_neurons.studies.explanation.causal import SET, Arm, CausalTest, Watched, area
+from safety_neurons.studies.explanation.corpus import Corpus
 from safety_neurons.studies.explanation.directions import (
     Chosen,
     choose_direction,
@@ -69,6 +71,7 @@ from safety_neurons.studies.explanation.openings import (
     told_apart,
 )
 from safety_neurons.studies.explanation.options import SHARE, ExplainOptions, ExplanationPrompts
+from safety_neurons.studies.explanation.pages import Refused, neuron_pages, units_named
 from safety_neurons.studies.explanation.relays import own_activity, parts_of, sets_of
 from safety_neurons.studies.explanation.stages import nulls_of, stages_of
 from safety_neurons.studies.explanation.verdict import RULES, judged
@@ -131,7 +134,7 @@ def explain(
         "judge": judging.name,
         "dtype": str(pair.dtype).removeprefix("torch."),
     }
-    results = [EXPLANATION, DIRECTION]
+    results = [EXPLANATION, DIRECTION, PAGES]
     with run.stage("explain", config, results, read_by=["report"]) as stage:
         study = _Study(evaluator, first.top(share), first, prompts, options)
         card, direction = study.card(share)
@@ -142,7 +145,36 @@ def explain(
         write_whole(
             stage.file(DIRECTION), lambda draft: save_file(saved, draft, metadata=provenance)
         )
+        write_json(
+            stage.file(PAGES), _pages(run, pair, evaluator, card, prompts, options).written()
+        )
     return card
+
+
+def _pages(
+    run: RunFolder,
+    pair: ModelPair,
+    evaluator: Evaluator,
+    card: ExplanationCard,
+    prompts: ExplanationPrompts,
+    options: ExplainOptions,
+) -> NeuronPages:
+    """The first units of the set looked at closely."""
+    rankings = rankings_of(run)
+    space = next(iter(rankings.values())).space
+    shown = card.neurons[: options.pages]
+    if not shown:
+        return NeuronPages(corpus="none", tokens=0, pages=[])
+    return neuron_pages(
+        pair,
+        rankings,
+        units_named(space, [unit.unit for unit in shown]),
+        Corpus.builtin(evaluator, tokens=options.tokens),
+        refused=Refused.by(evaluator, prompts.found),
+        stages={unit.unit: unit.stages for unit in card.neurons},
+        seed=options.seed,
+        progress=evaluator.progress,
+    )
 
 
 def _chosen_share(run: RunFolder, ranking: Ranking) -> float | None:

@@ -15,11 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from safety_neurons import defaults
 from safety_neurons.engine import ALONE, ModelGroup, Role, Side
 from safety_neurons.environment import environment
 from safety_neurons.errors import UserError
 from safety_neurons.inference import Setting, surprisals
+from safety_neurons.inference.refusal_odds import changed_log_odds
 from safety_neurons.interventions import Ablate, Scale
 from safety_neurons.judges import Judge, Verdict, judges_of
 from safety_neurons.models import LoadedModel, ModelPair
@@ -52,7 +55,6 @@ from safety_neurons.studies.fragility.removals import (
     concentration,
     planned,
 )
-from safety_neurons.studies.fragility.singles import single_effects
 from safety_neurons.studies.fragility.topic import on_topic
 from safety_neurons.studies.sets import rankings_of
 from safety_neurons.units import Ranking, SiteKind, UnitSet, UnitSpace, units_in
@@ -342,9 +344,10 @@ class _Study:
         if not units:
             return []
         progress = self.evaluator.progress
-        changes = single_effects(
-            self.group, self.role, prompts, refusals, units, traced.means, progress
-        )
+        held = [
+            Ablate(UnitSet.of(torch.tensor([unit]), ranking.space), traced.means) for unit in units
+        ]
+        changes = changed_log_odds(self.group, self.role, prompts, refusals, held, progress)
         means = changes.mean(dim=1)
         strongest = set(means.argsort()[: self.options.generated].tolist())
         alone = {
