@@ -44,6 +44,12 @@ def command(
     exact: Annotated[
         int | None, typer.Option(help="Neurons held one by one, and random ones (64).", min=0)
     ] = None,
+    pages: Annotated[
+        int | None, typer.Option(help="Neurons that are looked at closely (20).", min=0)
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="What each model reads for their examples (30,000).", min=2)
+    ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Where an answer is cut; by default after 20.", min=1)
     ] = None,
@@ -60,12 +66,15 @@ def command(
     from safety_neurons.inference import Decoding
     from safety_neurons.runs import RunFolder
     from safety_neurons.studies.explanation import ExplainOptions, explain
-    from safety_neurons.studies.explanation.options import CONTROLS, EXACT, MAX_NEW_TOKENS
+    from safety_neurons.studies.explanation.corpus import TOKENS
+    from safety_neurons.studies.explanation.options import CONTROLS, EXACT, MAX_NEW_TOKENS, PAGES
 
     options = ExplainOptions(
         share=share,
         controls=CONTROLS if controls is None else controls,
         exact=EXACT if exact is None else exact,
+        pages=PAGES if pages is None else pages,
+        tokens=tokens or TOKENS,
         decoding=Decoding(max_new_tokens or MAX_NEW_TOKENS, batch_size),
         seed=seed,
     )

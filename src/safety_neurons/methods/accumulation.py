@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,7 +63,7 @@ def _save(state: Path, plan: str, sums: Any, done: int) -> None:
     fields = {f.name: getattr(sums, f.name) for f in dataclasses.fields(sums)}
     tensors = {name: value for name, value in fields.items() if isinstance(value, torch.Tensor)}
     numbers = {name: str(value) for name, value in fields.items() if name not in tensors}
-    content = _content(tensors, numbers)
+    content = content_of(tensors, numbers)
     metadata = {"plan": plan, "done": str(done), "content": content, **numbers}
     write_whole(state, lambda draft: save_file(tensors, draft, metadata))
 
@@ -76,7 +76,7 @@ def _load(state: Path, plan: str, zero: S) -> tuple[S, int]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             names = [f.name for f in dataclasses.fields(zero)]
             numbers = {name: metadata[name] for name in names if name not in tensors}
-            if metadata["plan"] != plan or metadata["content"] != _content(tensors, numbers):
+            if metadata["plan"] != plan or metadata["content"] != content_of(tensors, numbers):
                 return zero, 0
             counts = {name: int(number) for name, number in numbers.items()}
             return type(zero)(**tensors, **counts), int(metadata["done"])
@@ -85,10 +85,10 @@ def _load(state: Path, plan: str, zero: S) -> tuple[S, int]:
         return zero, 0
 
 
-def _content(tensors: dict[str, torch.Tensor], numbers: dict[str, str]) -> str:
-    """A digest of all sums."""
+def content_of(tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, str]) -> str:
+    """A digest of tensors and numbers."""
     hashes = {
         name: hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
         for name, tensor in tensors.items()
     }
-    return digest(hashes, numbers)
+    return digest(hashes, dict(numbers))

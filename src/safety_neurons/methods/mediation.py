@@ -61,6 +61,16 @@ class Mediation:
     direction: Moments
     later: Moments
 
+    def tensors(self) -> dict[str, Tensor]:
+        """As tensors by name."""
+        return {**self.direction.tensors("direction-"), **self.later.tensors("later-")}
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> Mediation:
+        """What `tensors` gave."""
+        both = (Moments.of_tensors(tensors, name) for name in ("direction-", "later-"))
+        return cls(*both)
+
     def __add__(self, other: Mediation) -> Mediation:
         return Mediation(self.direction + other.direction, self.later + other.later)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,17 @@ class Moments:
             self.total + other.total,
             self.squares + other.squares,
         )
+
+    def tensors(self, name: str = "") -> dict[str, Tensor]:
+        """As tensors by names that begin alike."""
+        count = torch.tensor(self.prompts)
+        return {f"{name}prompts": count, f"{name}total": self.total, f"{name}squares": self.squares}
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor], name: str = "") -> Moments:
+        """What `tensors` gave."""
+        prompts, total, squares = (tensors[f"{name}{of}"] for of in ("prompts", "total", "squares"))
+        return cls(int(prompts), total, squares)
 
     @property
     def mean(self) -> Float[Tensor, "unit"]:

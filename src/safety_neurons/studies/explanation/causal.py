@@ -29,6 +29,7 @@ from safety_neurons.runs.fragility import RefusalRate
 from safety_neurons.statistics import mean_interval, mean_or_none, ratio_of_means
 from safety_neurons.studies.evaluator import Evaluator
 from safety_neurons.studies.explanation.directions import places_in
+from safety_neurons.studies.explanation.keeping import Keeping
 from safety_neurons.units import SiteKind, UnitSet, UnitSpace, UnitValues
 
 SET = "set"
@@ -66,16 +67,32 @@ class Seen:
     """What was seen of test prompts under one setting.
 
     Args:
-        units: activations at the direction's position, of harmful prompts, `prompt unit`.
+        units: the explained set's activations at the direction's position, of harmful prompts, in
+            the order of their positions.
         way: how far along the refusal direction, by kind of prompt.
         detected: how far along the later layers' directions at the end of the user's text.
         first: probability of a refusal's first token, of harmful prompts.
     """
 
-    units: Float[Tensor, "prompt unit"]
+    units: Float[Tensor, "prompt k"]
     way: tuple[Float[Tensor, "prompt"], Float[Tensor, "other_prompt"]]
     detected: tuple[Float[Tensor, "prompt"], Float[Tensor, "other_prompt"]]
     first: Float[Tensor, "prompt"] | None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As tensors by name."""
+        of = {"units": self.units, "first": self.first}
+        for name, pair in (("way", self.way), ("detected", self.detected)):
+            of |= {f"{name}-harmful": pair[0], f"{name}-harmless": pair[1]}
+        return {name: tensor for name, tensor in of.items() if tensor is not None}
+
+    @classmethod
+    def of_tensors(cls, kept: Mapping[str, Tensor]) -> Seen:
+        """What `tensors` gave."""
+        way, detected = (
+            (kept[f"{name}-harmful"], kept[f"{name}-harmless"]) for name in ("way", "detected")
+        )
+        return cls(kept["units"], way, detected, kept.get("first"))
 
 
 @dataclass(frozen=True)
@@ -103,10 +120,11 @@ class CausalTest:
         harmless: PromptSet,
         units: UnitSet,
         watched: Watched,
+        kept: Keeping,
         seed: int,
     ) -> None:
         self._evaluator, self._harmful, self._harmless = evaluator, harmful, harmless
-        self._units, self._watched, self._seed = units, watched, seed
+        self._units, self._watched, self._kept, self._seed = units, watched, kept, seed
         streams = evaluator.group.space(SiteKind.RESIDUAL)
         # A direction of the stream that enters layer l is made by the layers below it.
         later = [block for block in streams.blocks if block.key.layer >= watched.layer]
@@ -138,13 +156,15 @@ class CausalTest:
     def seen(self, setting: Setting) -> Seen:
         """What is seen of test prompts under a setting."""
         if setting.key not in self._seen:
-            self._seen[setting.key] = self._look(setting)
+            kept = self._kept.tensors(f"seen-{setting.key}", lambda: self._look(setting).tensors())
+            self._seen[setting.key] = Seen.of_tensors(kept)
         return self._seen[setting.key]
 
     def activity(self, seen: Seen, units: UnitSet) -> Float[Tensor, "prompt"]:
-        """What sets harmful prompts apart in some units: 0 as harmless prompts, 1 as harmful."""
+        """How harmful prompts look to some of the set's units: 0 as harmless ones, 1 as usual."""
         weights = self._watched.difference[units.flat].double()
-        away = seen.units[:, units.flat].double() - self._watched.harmless[units.flat].double()
+        place = torch.searchsorted(self._units.flat, units.flat)
+        away = seen.units[:, place].double() - self._watched.harmless[units.flat].double()
         return (away @ weights) / weights.square().sum()
 
     def flow(
@@ -200,13 +220,15 @@ class CausalTest:
                 progress=self._evaluator.progress,
                 label="Behind interventions",
             )
-        whole = torch.zeros(len(self._harmful), self._units.space.total)
-        for block in self._held.blocks:
-            read = of["harmful"].units[:, 1, self._space.slice_of(block.key)]
-            whole[:, self._units.space.slice_of(block.key)] = read
+        mine = [
+            of["harmful"].units[:, 1, self._space.slice_of(block.key)][
+                :, self._units.in_block(block.key)
+            ]
+            for block in self._held.blocks
+        ]
         end = watched.end[Side(setting.recipient)]
         return Seen(
-            whole,
+            torch.cat(mine, dim=1),
             tuple(self._way(read, 1, watched.way)[:, 0] for read in of.values()),  # type: ignore[arg-type]
             tuple(self._way(read, 0, end).mean(dim=1) for read in of.values()),  # type: ignore[arg-type]
             of["harmful"].first,

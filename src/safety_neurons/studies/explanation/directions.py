@@ -7,7 +7,7 @@ model's own refusals are least likely, among those without which its harmless an
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +54,23 @@ class Chosen:
     tried: int
     log_odds: tuple[float, float]
     cost: float
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As tensors by name."""
+        numbers = (self.layer, self.position, self.tried, *self.log_odds, self.cost)
+        return {
+            "difference": self.directions.difference,
+            "origin": self.directions.origin,
+            "numbers": torch.tensor(numbers, dtype=torch.float64),
+        }
+
+    @classmethod
+    def of_tensors(cls, kept: Mapping[str, Tensor]) -> Chosen:
+        """What `tensors` gave."""
+        layer, position, tried, without, intact, cost = kept["numbers"].tolist()
+        directions = Directions(kept["difference"], kept["origin"])
+        odds = (without, intact)
+        return cls(int(layer), int(position), directions, int(tried), odds, cost)
 
     @property
     def difference(self) -> Float[Tensor, "d_model"]:
@@ -159,7 +176,8 @@ def choose_direction(
     refused = _answers(evaluator, role, select[0], refusals=True)
     harmless = _answers(evaluator, role, select[1], refusals=False)
     odds = _log_odds(evaluator, refused, settings, role)
-    costs = _nats(evaluator, harmless, settings, role)
+    # A model that answers no harmless prompt has nothing to lose there.
+    costs = _nats(evaluator, harmless, settings, role) if harmless[0] else dict.fromkeys(odds, 0.0)
     plain_odds, plain_cost = odds.pop(""), costs.pop("")
     cheap = [name for name in settings if costs[name] - plain_cost <= DEAR]
     # Where each candidate costs much, the cheapest is the least bad.
@@ -191,11 +209,10 @@ def _answers(
         for i, verdict in enumerate(judged.verdicts)
         if answers[i] and (verdict is Verdict.REFUSAL) == refusals
     ][:ANSWERS]
-    if not kept:
-        kind = "refuses none" if refusals else "answers none"
+    if refusals and not kept:
         raise UserError(
-            f"The {role} model {kind} of {len(prompts)} prompts of '{prompts.name}', so there is "
-            "nothing to choose a refusal direction by; give other prompts."
+            f"The {role} model refuses none of {len(prompts)} prompts of '{prompts.name}', so "
+            "there is nothing to choose a refusal direction by; give other prompts."
         )
     encoded = evaluator.encoded(prompts)
     return [encoded[i] for i in kept], [answers[i][:REFUSAL_TOKENS] for i in kept]

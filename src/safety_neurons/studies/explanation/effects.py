@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from safety_neurons.engine import Role, Side
@@ -29,7 +29,7 @@ from safety_neurons.units import UnitSet, UnitSpace, UnitValues
 
 CLEAR = 0.8
 """An area from which on a unit is called a detector, or 1 less this."""
-EXACT_PROMPTS = 16
+EXACT_PROMPTS = 8
 """Prompts on which units are held one by one."""
 _ROWS = 48
 """Rows of a pass over prompts with openings."""
@@ -51,6 +51,22 @@ class Detection:
     areas: Areas
     harmful: Float[Tensor, "position unit"]
     harmless: Float[Tensor, "position unit"]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As tensors by name."""
+        return {
+            "auroc": torch.stack([of.auroc for of in self.areas.values()]),
+            "variance": torch.stack([of.variance for of in self.areas.values()]),
+            "harmful": self.harmful,
+            "harmless": self.harmless,
+        }
+
+    @classmethod
+    def of_tensors(cls, kept: Mapping[str, Tensor]) -> Detection:
+        """What `tensors` gave."""
+        each = zip(Position, kept["auroc"], kept["variance"], strict=True)
+        areas = {position: Separation(auroc, variance) for position, auroc, variance in each}
+        return cls(areas, kept["harmful"], kept["harmless"])
 
 
 def detection_of(
@@ -163,11 +179,35 @@ class HeldUnits:
     """Units held one by one.
 
     Args:
-        exact: mean over prompts, by flat position.
+        units: flat positions; the first `top` are the set's that mediate most, the others random.
+        exact, first_order: means over the same prompts.
     """
 
-    exact: dict[int, float]
-    agreement: list[Agreement]
+    units: Int[Tensor, "held"]
+    top: int
+    exact: Float[Tensor, "held"]
+    first_order: Float[Tensor, "held"]
+
+    @property
+    def by_unit(self) -> dict[int, float]:
+        """Exact figures by flat position."""
+        return dict(zip(self.units.tolist(), self.exact.tolist(), strict=True))
+
+    @property
+    def agreement(self) -> list[Agreement]:
+        """How well both figures go together, of either kind of units and of both."""
+        parts = {"top": slice(0, self.top), "random": slice(self.top, None), "both": slice(None)}
+        pairs = {name: (self.exact[part], self.first_order[part]) for name, part in parts.items()}
+        return [
+            Agreement(
+                units=name,
+                n=len(one),
+                pearson=_correlation(one, other),
+                spearman=_correlation(_ranked(one), _ranked(other)),
+            )
+            for name, (one, other) in pairs.items()
+            if len(one)
+        ]
 
 
 def hold_one_by_one(
@@ -187,34 +227,23 @@ def hold_one_by_one(
         count: of each kind.
 
     Returns:
-        Exact figures, and how well first-order ones on the same prompts agree with them.
+        Exact figures, and first-order ones on the same prompts.
     """
     few = list(prompts[:EXACT_PROMPTS])
     known = units.flat[~mediation[units.flat].isnan()]
-    top = known[mediation[known].argsort(descending=True, stable=True)[:count]].tolist()
+    top = known[mediation[known].argsort(descending=True, stable=True)[:count]]
     generator = torch.Generator().manual_seed(seed)
     others = (~mediation.isnan()).nonzero().flatten()
-    others = others[~torch.isin(others, torch.tensor(top, dtype=torch.long))]
-    random = others[torch.randperm(len(others), generator=generator)[:count]].tolist()
-    chosen = [*top, *random]
-    if not chosen:
-        return HeldUnits({}, [])
-    found = exact(
-        evaluator.group, Side.ALIGNED, few, chosen, targets, means, evaluator.progress
-    ).mean(dim=1)
-    same = mediation_of(evaluator, few, targets, means).direction.mean[chosen]
-    parts = {"top": slice(0, len(top)), "random": slice(len(top), None), "both": slice(None)}
-    agreement = [
-        Agreement(
-            units=name,
-            n=len(found[part]),
-            pearson=_correlation(found[part], same[part]),
-            spearman=_correlation(_ranked(found[part]), _ranked(same[part])),
-        )
-        for name, part in parts.items()
-        if len(found[part])
-    ]
-    return HeldUnits(dict(zip(chosen, found.tolist(), strict=True)), agreement)
+    others = others[~torch.isin(others, top)]
+    random = others[torch.randperm(len(others), generator=generator)[:count]]
+    chosen = torch.cat([top, random])
+    if not len(chosen):
+        return HeldUnits(chosen, 0, torch.empty(0), torch.empty(0))
+    held = exact(
+        evaluator.group, Side.ALIGNED, few, chosen.tolist(), targets, means, evaluator.progress
+    )
+    estimated = mediation_of(evaluator, few, targets, means).direction.mean[chosen]
+    return HeldUnits(chosen, len(top), held.mean(dim=1), estimated)
 
 
 def steering_of(

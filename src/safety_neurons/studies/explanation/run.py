@@ -28,7 +28,7 @@ from safety_neurons.inference.reading import read_at
 from safety_neurons.interventions import AblateDirection, Steer
 from safety_neurons.judges import Judge, judges_of
 from safety_neurons.methods.direction import Directions, cosines
-from safety_neurons.methods.mediation import Targets
+from safety_neurons.methods.mediation import Mediation, Targets
 from safety_neurons.methods.moments import Moments
 from safety_neurons.methods.steering import DirectEffects, columns_of
 from safety_neurons.models import ModelPair
@@ -64,6 +64,7 @@ from safety_neurons.studies.explanation.directions import (
     directions_at_end,
     places_in,
 )
+from safety_neurons.studies.explanation.keeping import Keeping
 from safety_neurons.studies.explanation.openings import (
     USABLE,
     Answered,
@@ -78,6 +79,7 @@ from safety_neurons.studies.explanation.verdict import RULES, judged
 from safety_neurons.studies.sets import rankings_of
 from safety_neurons.units import Ranking, SiteKind, UnitSet
 
+_HELD = ("units", "top", "exact", "first_order")
 LINKS = (
     (StageName.DETECTION, StageName.MEDIATION),
     (StageName.DETECTION, StageName.STEERING),
@@ -136,7 +138,8 @@ def explain(
     }
     results = [EXPLANATION, DIRECTION, PAGES]
     with run.stage("explain", config, results, read_by=["report"]) as stage:
-        study = _Study(evaluator, first.top(share), first, prompts, options)
+        kept = Keeping.of(run.state("explain"), config, pair.identity)
+        study = _Study(evaluator, first.top(share), first, prompts, options, kept)
         card, direction = study.card(share)
         card = card.model_copy(update={"options": config})
         write_json(stage.file(EXPLANATION), card.written())
@@ -190,9 +193,8 @@ class _Effects:
     """What all units do, and what it was measured against."""
 
     detection: Mapping[Side, measured.Detection]
-    mediation: Moments
-    later: Moments
-    exact: measured.HeldUnits
+    mediation: Mediation
+    held: measured.HeldUnits
     steering: Moments | None
     by_stage: Mapping[StageName, Float[Tensor, "unit"]]
 
@@ -206,6 +208,7 @@ class _Study:
     ranking: Ranking
     prompts: ExplanationPrompts
     options: ExplainOptions
+    kept: Keeping
 
     def card(self, share: float) -> tuple[ExplanationCard, Chosen]:
         if not len(self.units):
@@ -213,12 +216,17 @@ class _Study:
         space, prompts = self.units.space, self.prompts
         openings, kinds = self._openings()
         behind = min(p.behind for p in places_in(self.evaluator, prompts.found))
-        direction = choose_direction(
-            self.evaluator,
-            Side.ALIGNED,
-            (prompts.found, prompts.found_harmless),
-            (prompts.select, prompts.found_harmless),
-            behind,
+        direction = Chosen.of_tensors(
+            self.kept.tensors(
+                "direction",
+                lambda: choose_direction(
+                    self.evaluator,
+                    Side.ALIGNED,
+                    (prompts.found, prompts.found_harmless),
+                    (prompts.select, prompts.found_harmless),
+                    behind,
+                ).tensors(),
+            )
         )
         watched = self._watched(direction, kinds)
         found = self._effects(direction, watched, kinds if openings.usable else None)
@@ -229,15 +237,21 @@ class _Study:
             prompts.harmless,
             self.units,
             watched,
+            self.kept,
             self.options.seed,
         )
-        own = own_activity(
-            self.evaluator,
-            prompts.test,
-            self.units,
-            watched.means,
-            found.detection[Side.ALIGNED],
-        )
+        own = self.kept.tensors(
+            "own",
+            lambda: {
+                "own": own_activity(
+                    self.evaluator,
+                    prompts.test,
+                    self.units,
+                    watched.means,
+                    found.detection[Side.ALIGNED],
+                )
+            },
+        )["own"]
         parts = parts_of(stages, own)
         sets = sets_of(parts, self.units)
         random = {
@@ -273,7 +287,7 @@ class _Study:
                 for row in measured.detectors_in(str(side), of.areas, self.units)
             ],
             openings=openings,
-            agreement=found.exact.agreement,
+            agreement=found.held.agreement,
             causal=causal,
             flow=flow,
             direction=self._direction(direction, watched, test, random[self.units.key]),
@@ -355,7 +369,14 @@ class _Study:
     ) -> _Effects:
         evaluator, prompts, space = self.evaluator, self.prompts, self.units.space
         detection = {
-            side: measured.detection_of(evaluator, side, prompts.test, prompts.harmless, space)
+            side: measured.Detection.of_tensors(
+                self.kept.tensors(
+                    f"detection-{side}",
+                    lambda side=side: measured.detection_of(  # type: ignore[misc]
+                        evaluator, side, prompts.test, prompts.harmless, space
+                    ).tensors(),
+                )
+            )
             for side in Side
         }
         targets = Targets(
@@ -364,31 +385,50 @@ class _Study:
             self._later_weights(watched),
         )
         encoded = evaluator.encoded(prompts.test)
-        mediation = measured.mediation_of(evaluator, encoded, targets, watched.means)
+        mediation = Mediation.of_tensors(
+            self.kept.tensors(
+                "mediation",
+                lambda: measured.mediation_of(evaluator, encoded, targets, watched.means).tensors(),
+            )
+        )
         layers = space.layers_of(torch.arange(space.total))
         nothing_behind = layers >= max(targets.streams)
         first_order = mediation.direction.mean.masked_fill(nothing_behind, torch.nan)
-        exact = measured.hold_one_by_one(
-            evaluator,
-            encoded,
-            self.units,
-            first_order,
-            targets,
-            watched.means,
-            self.options.exact,
-            self.options.seed,
+        held = self.kept.tensors(
+            "held",
+            lambda: _tensors(
+                measured.hold_one_by_one(
+                    evaluator,
+                    encoded,
+                    self.units,
+                    first_order,
+                    targets,
+                    watched.means,
+                    self.options.exact,
+                    self.options.seed,
+                )
+            ),
         )
         steering = None
         if openings is not None:
-            direct = DirectEffects(evaluator.group, Side.ALIGNED, space)
-            steering = measured.steering_of(evaluator, direct, encoded, openings)
+            steering = Moments.of_tensors(
+                self.kept.tensors(
+                    "steering",
+                    lambda: measured.steering_of(
+                        evaluator,
+                        DirectEffects(evaluator.group, Side.ALIGNED, space),
+                        encoded,
+                        openings,
+                    ).tensors(),
+                )
+            )
         by_stage = {
             StageName.DETECTION: measured.distance(detection[Side.ALIGNED].areas),
             StageName.MEDIATION: first_order,
         }
         if steering is not None:
             by_stage[StageName.STEERING] = steering.mean
-        return _Effects(detection, mediation.direction, mediation.later, exact, steering, by_stage)
+        return _Effects(detection, mediation, _held(held), steering, by_stage)
 
     def _later_weights(self, watched: Watched) -> Float[Tensor, "unit"]:
         """Of the set's units, what sets kinds of prompts apart, each layer's together 1."""
@@ -458,6 +498,7 @@ class _Study:
         space = self.units.space
         layers = space.layers_of(self.units.flat).tolist()
         numbers = space.coordinates_of(self.units.flat).tolist()
+        exact = found.held.by_unit
         rows = [
             ExplainedUnit(
                 unit=name,
@@ -466,11 +507,11 @@ class _Study:
                 rank=int(ranks[unit]) + 1,
                 detection=_areas(found.detection[Side.ALIGNED].areas, unit),
                 detection_unaligned=_areas(found.detection[Side.UNALIGNED].areas, unit),
-                mediation=_figure(found.mediation, unit)
+                mediation=_figure(found.mediation.direction, unit)
                 if not found.by_stage[StageName.MEDIATION][unit].isnan()
                 else None,
-                later=float(found.later.mean[unit]) if layers[i] < max(layers) else None,
-                mediation_exact=found.exact.exact.get(unit),
+                later=float(found.mediation.later.mean[unit]) if layers[i] < max(layers) else None,
+                mediation_exact=exact.get(unit),
                 steering=None if found.steering is None else _figure(found.steering, unit),
                 p=p[i],
                 stages=stages[i],
@@ -584,6 +625,16 @@ def _left(test: CausalTest, setting: Setting, units: UnitSet) -> float | None:
         return None
     whole = test.activity(test.seen(Setting(Side.ALIGNED)), units).mean()
     return float(test.activity(test.seen(setting), units).mean() / whole)
+
+
+def _tensors(held: measured.HeldUnits) -> dict[str, Tensor]:
+    of = (held.units, torch.tensor(held.top), held.exact, held.first_order)
+    return dict(zip(_HELD, of, strict=True))
+
+
+def _held(tensors: Mapping[str, Tensor]) -> measured.HeldUnits:
+    units, top, exact, first_order = (tensors[name] for name in _HELD)
+    return measured.HeldUnits(units, int(top), exact, first_order)
 
 
 def _figures(units: UnitSet) -> StageFigures:

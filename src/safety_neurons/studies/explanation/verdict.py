@@ -95,11 +95,14 @@ def _flow(flows: Sequence[Flow], source: StageName, target: StageName) -> tuple[
         return False, ""
     chance = found.random or 0.0
     beyond = found.ci_low is not None and found.ci_low > max(chance, 0.0)
-    bounds = "" if found.ci_low is None else f" ({found.ci_low:.0%} to {found.ci_high or 0:.0%})"
-    beside = "" if found.random is None else f", with random ones {found.random:.0%}"
+    bounds, beside = "", ""
+    if found.ci_low is not None:
+        bounds = f" ({_percent(found.ci_low)} to {_percent(found.ci_high)})"
+    if found.random is not None:
+        beside = f", with random ones {_percent(found.random)}"
     verb = "rests" if beyond else "does not rest, beyond chance,"
     return beyond, (
-        f"{str(target).capitalize()} {verb} on {source}: without it {found.lost:.0%}{bounds} of "
+        f"{str(target).capitalize()} {verb} on {source}: without it {_percent(found.lost)}{bounds} of "
         f"what sets harmful prompts apart there is lost{beside}."
     )
 
@@ -110,12 +113,17 @@ def _refusals(causal: Sequence[CausalRow], stage: StageName) -> tuple[bool, str]
         return False, f"Whether refusals rest on {stage} could not be told."
     rate, chance = row.refusal_rate, row.random.refusal_rate if row.random else None
     less = chance is not None and rate.ci_high is not None and rate.ci_high < chance
-    beside = "" if chance is None else f", without random ones {chance:.0%}"
+    beside = "" if chance is None else f", without random ones {_percent(chance)}"
     verb = "rest" if less else "do not rest, beyond chance,"
     return less, (
         f"Refusals {verb} on {stage}: without its {row.k:,} the aligned model refuses "
-        f"{rate.refusal_rate:.0%}{beside}."
+        f"{_percent(rate.refusal_rate)}{beside}."
     )
+
+
+def _percent(value: float | None) -> str:
+    # Adding 0 makes -0 a 0.
+    return f"{round(value or 0.0, 2) + 0.0:.0%}"
 
 
 def _layer(figures: StageFigures) -> str:
