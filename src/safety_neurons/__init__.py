@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from safety_neurons.inference import Decoding, Setting, answer, decode
     from safety_neurons.interventions import (
         Ablate,
+        AblateDirection,
         Intervention,
         Patch,
         PatchMeans,
@@ -39,7 +40,15 @@ if TYPE_CHECKING:
         RANKINGS,
     )
     from safety_neurons.report import render_comparison, render_report
-    from safety_neurons.runs import FragilityCard, RunFolder, StabilityCard, Summary, reload_pair
+    from safety_neurons.runs import (
+        ExplanationCard,
+        FragilityCard,
+        NeuronPages,
+        RunFolder,
+        StabilityCard,
+        Summary,
+        reload_pair,
+    )
     from safety_neurons.studies.alignment import AlignRecipe, align
     from safety_neurons.studies.applying import (
         Applied,
@@ -50,6 +59,8 @@ if TYPE_CHECKING:
         undo,
     )
     from safety_neurons.studies.calibrating import calibrate_judge
+    from safety_neurons.studies.explanation import ExplainOptions, ExplanationPrompts, explain
+    from safety_neurons.studies.explanation.looking import look
     from safety_neurons.studies.finding import FindOptions, find
     from safety_neurons.studies.fragility import (
         FragilityOptions,
@@ -91,6 +102,7 @@ _HOMES = {
     ),
     "interventions": (
         "Ablate",
+        "AblateDirection",
         "Intervention",
         "Patch",
         "PatchMeans",
@@ -132,7 +144,9 @@ _HOMES = {
         "render_report",
     ),
     "runs": (
+        "ExplanationCard",
         "FragilityCard",
+        "NeuronPages",
         "RunFolder",
         "StabilityCard",
         "Summary",
@@ -151,6 +165,12 @@ _HOMES = {
         "undo",
     ),
     "studies.calibrating": ("calibrate_judge",),
+    "studies.explanation": (
+        "ExplainOptions",
+        "ExplanationPrompts",
+        "explain",
+    ),
+    "studies.explanation.looking": ("look",),
     "studies.finding": (
         "FindOptions",
         "find",
@@ -194,11 +214,15 @@ __all__ = [
     "JUDGES",
     "RANKINGS",
     "Ablate",
+    "AblateDirection",
     "AlignRecipe",
     "Applied",
     "ApplyOptions",
     "ChatFormat",
     "Decoding",
+    "ExplainOptions",
+    "ExplanationCard",
+    "ExplanationPrompts",
     "FindOptions",
     "FragilityCard",
     "FragilityOptions",
@@ -210,6 +234,7 @@ __all__ = [
     "Kind",
     "LoadedModel",
     "ModelPair",
+    "NeuronPages",
     "Patch",
     "PatchMeans",
     "PromptSet",
@@ -243,6 +268,7 @@ __all__ = [
     "builtin",
     "calibrate_judge",
     "decode",
+    "explain",
     "find",
     "fragility",
     "fragility_of_model",
@@ -252,6 +278,7 @@ __all__ = [
     "load_interventions",
     "load_prompts",
     "load_set",
+    "look",
     "reload_pair",
     "render_comparison",
     "render_report",

@@ -102,8 +102,8 @@ def _flow(flows: Sequence[Flow], source: StageName, target: StageName) -> tuple[
         beside = f", with random ones {_percent(found.random)}"
     verb = "rests" if beyond else "does not rest, beyond chance,"
     return beyond, (
-        f"{str(target).capitalize()} {verb} on {source}: without it {_percent(found.lost)}{bounds} of "
-        f"what sets harmful prompts apart there is lost{beside}."
+        f"{str(target).capitalize()} {verb} on {source}: without it {_percent(found.lost)}{bounds} "
+        f"of what sets harmful prompts apart there is lost{beside}."
     )
 
 
