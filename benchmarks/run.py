@@ -10,6 +10,7 @@ import torch
 from benchmarks import (
     contrast_memory,
     curve,
+    examples_memory,
     export_memory,
     fragility,
     paired_rows,
@@ -33,6 +34,7 @@ def main() -> None:
         "validate_memory": validate_memory.measure(),
         "export_memory": export_memory.measure(),
         "fragility": fragility.measure(),
+        "examples_memory": examples_memory.measure(),
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from safety_neurons.report import render_comparison, render_report
+from safety_neurons.runs.explanation import EXPLANATION, StageName
 from safety_neurons.runs.fragility import (
     ABLATION,
     FRAGILITY,
@@ -23,8 +24,20 @@ from safety_neurons.runs.fragility import (
     RemovalPoint,
     SingleEffect,
 )
+from safety_neurons.runs.neuronpages import (
+    PAGES,
+    Example,
+    Examples,
+    Neighbour,
+    NeuronPage,
+    NeuronPages,
+    Reading,
+    ScaledEffect,
+    TokenWeight,
+)
 from safety_neurons.runs.stability import STABILITY, Overlap, SetEffect, StabilityCard, Verdict
 from safety_neurons.storage import write_json
+from tests.test_explanation_report import card as explained
 from tests.test_report import SHARES, counted, detail, fabricate, point, samples, summary
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -131,8 +144,41 @@ def pages(tmp_path_factory) -> dict[str, Path]:
         write_json(stage.file(STABILITY), card().written())
     with runs[0].stage("fragility", {}, [FRAGILITY]) as stage:
         write_json(stage.file(FRAGILITY), fragile().written())
+    with runs[0].stage("explain", {}, [EXPLANATION, PAGES]) as stage:
+        write_json(stage.file(EXPLANATION), explained().written())
+        write_json(stage.file(PAGES), looked_at().written())
     comparison = render_comparison(runs, folder / "comparison.html")
     return {"report": render_report(runs[0]), "comparison": comparison}
+
+
+def looked_at() -> NeuronPages:
+    """One neuron with tokens and texts as awkward as they come."""
+    tokens = [
+        TokenWeight(token=t, value=v) for t, v in (("<b>", 3.0), ("\n", 2.0), ("x" * 60, 1.0))
+    ]
+    example = Example(before="…a <i>", token="\n", after=" word" * 30, value=12.5)
+    return NeuronPages(
+        corpus="3 texts",
+        tokens=900,
+        refusals=8,
+        pages=[
+            NeuronPage(
+                unit="L5.N101",
+                ranks={"attribution": 1, "change-score": 12345},
+                stages=[StageName.MEDIATION],
+                readings=[
+                    Reading(of=of, highest=tokens, lowest=tokens) for of in ("writes", "gate")
+                ],
+                examples=[
+                    Examples(model=model, highest=[example] * 6, lowest=[example])
+                    for model in ("aligned", "unaligned")
+                ],
+                by_cosine=[Neighbour(unit="L6.N7", value=-0.4)],
+                by_activation=[Neighbour(unit="L5.N101", value=0.9)],
+                scaled=[ScaledEffect(factor=0.0, log_odds=-0.04, ci_low=-0.1, ci_high=0.02)],
+            )
+        ],
+    )
 
 
 def card() -> StabilityCard:

@@ -76,7 +76,16 @@ def unit(rank: int, layer: int, neuron: int, stages: list[StageName]) -> Explain
         steering=within(Figure, 0.06 / rank if STEERING in stages else -0.002, 0.001),
         p=dict.fromkeys(StageName, 0.2) | dict.fromkeys(stages, 0.0004),
         stages=stages,
+        own=0.4,
+        part=max(stages, key=list(StageName).index, default=None),
     )
+
+
+def without(one: ExplainedUnit, stage: StageName, **changes: Any) -> ExplainedUnit:
+    """The same unit, but for one of its stages."""
+    left = [each for each in one.stages if each is not stage]
+    part = left[-1] if left else None
+    return one.model_copy(update={**changes, "stages": left, "part": part})
 
 
 def units() -> list[ExplainedUnit]:
@@ -157,6 +166,10 @@ def card(**changes: Any) -> ExplanationCard:
         ],
         "stages": {
             stage: StageFigures(k=sum(stage in u.stages for u in neurons), quartiles=[2, 2.5, 3])
+            for stage in StageName
+        },
+        "parts": {
+            stage: StageFigures(k=sum(stage is u.part for u in neurons), quartiles=[2, 2.5, 3])
             for stage in StageName
         },
         "detectors": [
@@ -248,19 +261,17 @@ def bare() -> ExplanationCard:
     """No steering, openings that say nothing, and no figure that may be missing."""
     full = card()
     neurons = [
-        u.model_copy(
-            update={
-                "detection": {} if u.rank == 12 else u.detection,
-                "detection_unaligned": {},
-                "mediation": None
-                if u.layer == 7
-                else Figure(value=0.02, ci_low=None, ci_high=None),
-                "later": None,
-                "mediation_exact": None,
-                "steering": None,
-                "p": {},
-                "stages": [stage for stage in u.stages if stage is not STEERING],
-            }
+        without(
+            u,
+            STEERING,
+            detection={} if u.rank == 12 else u.detection,
+            detection_unaligned={},
+            mediation=None if u.layer == 7 else Figure(value=0.02, ci_low=None, ci_high=None),
+            later=None,
+            mediation_exact=None,
+            steering=None,
+            p={},
+            own=None,
         )
         for u in units()
     ]
@@ -283,6 +294,7 @@ def bare() -> ExplanationCard:
     return card(
         neurons=neurons,
         stages={stage: StageFigures(k=0) for stage in StageName},
+        parts={stage: StageFigures(k=0) for stage in StageName},
         openings=Openings(
             refusal=[],
             compliance=[],
@@ -321,6 +333,8 @@ def section(of: ExplanationCard, paged: set[str] | None = None) -> str:
         pipeline=pipeline,
         noun=of.noun,
         paged=paged or set(),
+        pages=None,
+        views=(),
     )
 
 
@@ -377,13 +391,13 @@ def test_what_models_wrote_is_text():
 
 
 @pytest.mark.parametrize("size", [WIDE, NARROW])
-def test_the_picture_has_each_unit_once_a_stage(size):
+def test_the_picture_has_each_unit_once_where_it_stands(size):
     of = card()
     said = titles(of, size)
     for u in of.neurons:
         for stage in StageName:
             found = [title for title in said if title.startswith(f"{u.unit} ({stage})")]
-            assert len(found) == (stage in u.stages)
+            assert len(found) == (stage is u.part)
             assert all(f"AUROC {words.number(u.detection[Position.END].auroc)}" in t for t in found)
     assert "layer 0: 1\u00a0neuron without a stage" in said
 
@@ -394,9 +408,9 @@ def test_a_crowded_picture_says_how_many_it_leaves_out(size):
     said = titles(of, size)
     shown = sum("(detection)" in title for title in said)
     circles = list(drawn(of, size).iter("circle"))
-    assert shown < len(of.of_stage(DETECTION))
+    assert shown < len(of.of_part(DETECTION))
     left_out = sum(int(m[1]) for t in said if (m := re.search(r": (\d+) more with", t)))
-    assert len(circles) + left_out == sum(len(u.stages) for u in of.neurons)
+    assert len(circles) + left_out == sum(u.part is not None for u in of.neurons)
 
 
 @pytest.mark.parametrize("name", ["few", "many", "deep"])
@@ -435,10 +449,8 @@ def test_arrows_have_the_figures_of_the_card():
 
 
 def test_a_stage_without_units_says_so():
-    without = [
-        u.model_copy(update={"stages": [s for s in u.stages if s is not STEERING]}) for u in units()
-    ]
-    assert "no neuron beyond chance" in plain(pipeline.pipeline_chart(card(neurons=without)).wide)
+    none = [without(u, STEERING) for u in units()]
+    assert "no neuron beyond chance" in plain(pipeline.pipeline_chart(card(neurons=none)).wide)
     text = plain(pipeline.pipeline_chart(bare()).wide)
     assert "not measured: openings tell too little" in text
     assert "so that steering was not measured" in plain(section(bare()))

@@ -463,14 +463,15 @@ class _Study:
             arms.append(Arm("ablate", stage, Side.ALIGNED, units, random[units.key]))
         arms.append(Arm("ablate", SET, Side.ALIGNED, self.units, random[self.units.key]))
         for stage, units in known.items():
-            arms.append(Arm("patch", stage, Side.UNALIGNED, units, random[units.key]))
+            # What a random patch gives hardly varies: it gives nothing.
+            arms.append(Arm("patch", stage, Side.UNALIGNED, units, random[units.key][:1]))
         joined, names = nobody, list[str]()
         for stage, units in known.items():
             joined, names = joined | units, [*names, stage]
             if len(names) > 1:
-                drawn = self._random(joined)
+                drawn = self._random(joined)[:1]
                 arms.append(Arm("patch", "+".join(names), Side.UNALIGNED, joined, drawn))
-        arms.append(Arm("patch", SET, Side.UNALIGNED, self.units, random[self.units.key]))
+        arms.append(Arm("patch", SET, Side.UNALIGNED, self.units, random[self.units.key][:1]))
         return test.rows(arms)
 
     def _flow(
