@@ -124,7 +124,7 @@ class CausalTest:
         seed: int,
     ) -> None:
         self._evaluator, self._harmful, self._harmless = evaluator, harmful, harmless
-        self._units, self._watched, self._kept, self._seed = units, watched, kept, seed
+        self.units, self._watched, self._kept, self._seed = units, watched, kept, seed
         streams = evaluator.group.space(SiteKind.RESIDUAL)
         # A direction of the stream that enters layer l is made by the layers below it.
         later = [block for block in streams.blocks if block.key.layer >= watched.layer]
@@ -163,7 +163,7 @@ class CausalTest:
     def activity(self, seen: Seen, units: UnitSet) -> Float[Tensor, "prompt"]:
         """How harmful prompts look to some of the set's units: 0 as harmless ones, 1 as usual."""
         weights = self._watched.difference[units.flat].double()
-        place = torch.searchsorted(self._units.flat, units.flat)
+        place = torch.searchsorted(self.units.flat, units.flat)
         away = seen.units[:, place].double() - self._watched.harmless[units.flat].double()
         return (away @ weights) / weights.square().sum()
 
@@ -222,7 +222,7 @@ class CausalTest:
             )
         mine = [
             of["harmful"].units[:, 1, self._space.slice_of(block.key)][
-                :, self._units.in_block(block.key)
+                :, self.units.in_block(block.key)
             ]
             for block in self._held.blocks
         ]

@@ -19,7 +19,7 @@ from safety_neurons.methods.mediation import Mediation, Targets, exact, first_or
 from safety_neurons.methods.moments import Moments
 from safety_neurons.methods.steering import DirectEffects
 from safety_neurons.prompts import PromptSet
-from safety_neurons.runs.explanation import Agreement, Detectors, Position
+from safety_neurons.runs.explanation import Agreement, Detectors, Position, StageName
 from safety_neurons.significance import benjamini_hochberg
 from safety_neurons.studies.evaluator import Evaluator
 from safety_neurons.studies.explanation.directions import places_in
@@ -188,6 +188,21 @@ class HeldUnits:
     exact: Float[Tensor, "held"]
     first_order: Float[Tensor, "held"]
 
+    def tensors(self) -> dict[str, Tensor]:
+        """As tensors by name."""
+        top = torch.tensor(self.top)
+        return {
+            "units": self.units,
+            "top": top,
+            "exact": self.exact,
+            "first_order": self.first_order,
+        }
+
+    @classmethod
+    def of_tensors(cls, kept: Mapping[str, Tensor]) -> HeldUnits:
+        """What `tensors` gave."""
+        return cls(kept["units"], int(kept["top"]), kept["exact"], kept["first_order"])
+
     @property
     def by_unit(self) -> dict[int, float]:
         """Exact figures by flat position."""
@@ -244,6 +259,23 @@ def hold_one_by_one(
     )
     estimated = mediation_of(evaluator, few, targets, means).direction.mean[chosen]
     return HeldUnits(chosen, len(top), held.mean(dim=1), estimated)
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What all units do.
+
+    Args:
+        detection: in either model.
+        steering: None where openings are unusable.
+        by_stage: the effects that stages are given by; not a number where there is none.
+    """
+
+    detection: Mapping[Side, Detection]
+    mediation: Mediation
+    held: HeldUnits
+    steering: Moments | None
+    by_stage: Mapping[StageName, Float[Tensor, "unit"]]
 
 
 def steering_of(
