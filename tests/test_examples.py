@@ -13,7 +13,19 @@ import pytest
 import torch
 from transformers import PhiConfig, PhiForCausalLM
 
-from safety_neurons import ARCHITECTURES, INTERVENTIONS, JUDGES, RANKINGS, ModelPair, Verdict
+from safety_neurons import (
+    ARCHITECTURES,
+    INTERVENTIONS,
+    JUDGES,
+    RANKINGS,
+    Decoding,
+    ExplainOptions,
+    ExplanationPrompts,
+    FindOptions,
+    ModelPair,
+    Verdict,
+    find,
+)
 from safety_neurons.errors import UserError
 from safety_neurons.models import LoadedModel
 from safety_neurons.registry import Registry
@@ -21,6 +33,7 @@ from safety_neurons.report import render_report
 from safety_neurons.runs import RunFolder, read_samples
 from safety_neurons.studies.alignment import AlignRecipe
 from safety_neurons.units import load_set
+from tests import planted
 from tests.tiny import VOCABULARY, save
 
 ROOT = Path(__file__).parent.parent
@@ -63,6 +76,27 @@ def made(sources, tmp_path_factory) -> RunFolder:
     report = module.main(ModelPair.load(*sources, device="cpu"), out, limit=8, max_new_tokens=4)
     assert report.stat().st_size > 10_000
     return RunFolder.open(out)
+
+
+def test_what_neurons_do(example, tmp_path, capsys):
+    """On a pair with a planted pipeline."""
+    of = planted.plant(tmp_path, 2)
+    pair = ModelPair.load(str(of.aligned), str(of.unaligned), device="cpu")
+    sets = {split: planted.prompts(2, split) for split in planted.SPLITS}
+    decoding = Decoding(8, 24)
+    run = find(
+        pair,
+        tmp_path / "run",
+        sets["find"][0],
+        FindOptions(("path-attribution",), decoding=decoding),
+        harmless=sets["find"][1],
+    )
+    prompts = ExplanationPrompts(*sets["find"], sets["select"][0], *sets["test"])
+    options = ExplainOptions(share=0.04, controls=1, exact=4, pages=0, decoding=decoding)
+    main = example("explain_a_set").main
+    card = main(pair, run.path, prompts, options=options, tokens=400)
+    assert card.verdict == "present"
+    assert f"{card.neurons[0].unit} writes" in capsys.readouterr().out
 
 
 def test_every_example_is_listed_and_tested():

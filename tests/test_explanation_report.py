@@ -440,7 +440,7 @@ def test_areas_of_discs_are_effects():
 
 def test_arrows_have_the_figures_of_the_card():
     text = plain(pipeline.pipeline_chart(card()).narrow)
-    for said in ("48\u00a0% lost", "random 2\u00a0%", "33\u00a0% lost", "random 0.4\u00a0%"):
+    for said in ("48\u00a0% lost", "random 2\u00a0%", "33\u00a0% lost", "random 0\u00a0%"):
         assert said.replace("\u00a0", " ") in text
     assert "92 % → 31 % without steering" in text
     assert "random ones: 92 % → 89 %" in text

@@ -310,8 +310,8 @@ def _flow(flow: Flow, noun: str, layout: _Layout) -> Iterator[Markup]:
     start, end = SERIES[flow.source], SERIES[flow.target]
     if end <= start:
         return
-    lost = words.percent(flow.lost)
-    chance = "" if flow.random is None else f"random {words.percent(flow.random)}"
+    lost = _whole(flow.lost)
+    chance = "" if flow.random is None else f"random {_whole(flow.random)}"
     said = (
         f"{flow.source} to {flow.target}: with {_counted(flow.k_source, noun)} of {flow.source} "
         f"held at their harmless means, {_counted(flow.k_target, noun)} of {flow.target} lose "
@@ -324,6 +324,11 @@ def _flow(flow: Flow, noun: str, layout: _Layout) -> Iterator[Markup]:
     yield text(x, y, f"{lost} lost", "count", anchor)
     if chance:
         yield text(x, y + 16, chance, "tick", anchor)
+
+
+def _whole(value: float) -> str:
+    """Whole per cent, for which there is room beside an arrow."""
+    return f"{round(100 * value)}{words.NBSP}%".replace("-", "−")
 
 
 def _way(
