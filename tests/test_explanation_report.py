@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from safety_neurons.report import explanation as explained
-from safety_neurons.report import pipeline, words
+from safety_neurons.report import explanationcharts, pipeline, words
 from safety_neurons.report.charts.sized import NARROW, WIDE, WIDTHS
 from safety_neurons.report.standalone import standalone
 from safety_neurons.report.templating import rendered
@@ -330,6 +330,7 @@ def section(of: ExplanationCard, paged: set[str] | None = None) -> str:
         "explanation.html.jinja",
         explanation=of,
         explained=explained,
+        stage_charts=explanationcharts,
         pipeline=pipeline,
         noun=of.noun,
         paged=paged or set(),

@@ -14,6 +14,7 @@ from pathlib import Path
 from safety_neurons.report import (
     answers,
     explanation,
+    explanationcharts,
     fragility,
     judging,
     pipeline,
@@ -197,6 +198,7 @@ def _html(of: _Content) -> str:
         fragile=fragility,
         explanation=of.explanation,
         explained=explanation,
+        stage_charts=explanationcharts,
         pipeline=pipeline,
         pages=of.pages,
         views=neuron_views(of.pages) if of.pages else (),
