@@ -127,7 +127,9 @@ def test_the_command_and_what_becomes_of_it_in_the_report(run_and_files):
     assert card is not None
     assert (card.n, card.k) == (12, 24)
     with safe_open(run / DIRECTION, "pt") as file:
-        assert file.metadata()["layer"] == str(card.direction.layer)
+        told = file.metadata()
+        assert told["layer"] == str(card.direction.layer)
+        assert {"models", "harmful", "harmless", "chosen_on"} <= told.keys()
         assert file.get_tensor("difference").shape == (planted.LAYERS, planted.HIDDEN)
     assert invoke("report", run).exit_code == 0
     page = (run / "report.html").read_text()

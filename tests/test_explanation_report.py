@@ -505,3 +505,16 @@ def test_the_table_is_folded_and_ends():
 
 def test_the_picture_stands_alone():
     ElementTree.fromstring(standalone(pipeline.pipeline_chart(card()).wide))
+
+
+def test_taking_out_and_putting_in_are_compared():
+    rows = [
+        causal("detection", "ablate", "aligned", 0.3),
+        causal("detection", "patch", "unaligned", 0.6),
+        causal("steering", "ablate", "aligned", 0.9),
+        causal("steering", "patch", "unaligned", 0.6),
+    ]
+    said = explained.ways_finding(card(causal=rows))
+    assert "agree for detection (without it fewer refusals" in said
+    assert "they disagree for steering (without it no fewer" in said
+    assert not explained.ways_finding(card(causal=rows[:1]))

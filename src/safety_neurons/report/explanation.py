@@ -114,6 +114,28 @@ def causal_finding(card: ExplanationCard) -> list[str]:
     ]
 
 
+def ways_finding(card: ExplanationCard) -> str:
+    """Whether taking a stage out and putting it in say the same, stage by stage."""
+    said: dict[bool, list[str]] = {True: [], False: []}
+    for stage in StageName:
+        out = card.row("ablate", stage, "aligned")
+        into = card.row("patch", stage, "unaligned")
+        if out is not None and into is not None:
+            less, more = _beyond(out, fewer=True), _beyond(into, fewer=False)
+            said[less == more].append(
+                f"{stage} (without it {'fewer' if less else 'no fewer'} refusals than without "
+                f"random {card.noun}, given it {'more' if more else 'no more'})"
+            )
+    if not any(said.values()):
+        return ""
+    parts = [
+        f"{how} for {', '.join(stages)}"
+        for how, stages in (("agree", said[True]), ("disagree", said[False]))
+        if stages
+    ]
+    return f"Taking out and putting in {'; they '.join(parts)}."
+
+
 def direction_finding(card: ExplanationCard) -> list[str]:
     """What the refusal direction is, what rests on it, and what the set writes of it."""
     of = card.direction
@@ -328,6 +350,15 @@ def _rate(row: CausalRow) -> str:
     beside = "" if chance is None else f" (random {words.percent(chance)})"
     rate = words.percent(row.refusal_rate.refusal_rate)
     return f"{rate} {_done(row)}{beside}"
+
+
+def _beyond(row: CausalRow, *, fewer: bool) -> bool:
+    """Whether the interval of refusals lies below (or above) those with random units."""
+    chance = None if row.random is None else row.random.refusal_rate
+    bounds = row.refusal_rate.interval
+    if chance is None or bounds is None:
+        return False
+    return bounds.high < chance if fewer else bounds.low > chance
 
 
 def _done(row: CausalRow) -> str:

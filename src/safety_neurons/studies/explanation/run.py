@@ -95,7 +95,15 @@ def explain(
         card = card.model_copy(update={"options": config})
         write_json(stage.file(EXPLANATION), card.written())
         saved = {"difference": direction.directions.difference.float().contiguous()}
-        provenance = {"layer": str(direction.layer), "position": str(direction.position)}
+        provenance = {
+            "format": "safety-neurons/direction/1",
+            "layer": str(direction.layer),
+            "position": str(direction.position),
+            "models": pair.identity,
+            "harmful": prompts.found.digest,
+            "harmless": prompts.found_harmless.digest,
+            "chosen_on": prompts.select.digest,
+        }
         write_whole(
             stage.file(DIRECTION), lambda draft: save_file(saved, draft, metadata=provenance)
         )
