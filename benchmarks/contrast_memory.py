@@ -46,20 +46,25 @@ def peak_mb() -> float:
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
 
-def measure(few: int = 64, many: int = 1024) -> dict[str, Any]:
-    """Peak memory for few and for many prompts, and their ratio."""
-    peaks = {}
+def peaks_of(module: str, few: int, many: int) -> dict[str, Any]:
+    """Peaks that a benchmark's module prints for two sizes, each in a process, and their ratio."""
     # Without a fixed threshold glibc keeps freed blocks as it sees fit, and the peak of the
     # same work differs by several per cent from run to run.
     env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144"}
+    peaks = {}
     for n in (few, many):
-        command = [sys.executable, "-m", "benchmarks.contrast_memory", str(n)]
+        command = [sys.executable, "-m", module, str(n)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
         peaks[n] = json.loads(done.stdout)
     return {
         "peak_mb": {str(n): round(peak) for n, peak in peaks.items()},
         "ratio": round(peaks[many] / peaks[few], 3),
     }
+
+
+def measure(few: int = 64, many: int = 1024) -> dict[str, Any]:
+    """Peak memory for few and for many prompts, and their ratio."""
+    return peaks_of("benchmarks.contrast_memory", few, many)
 
 
 if __name__ == "__main__":

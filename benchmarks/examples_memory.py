@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
 import sys
 from typing import Any
 
-from benchmarks.contrast_memory import peak_mb
+from benchmarks.contrast_memory import peak_mb, peaks_of
 from safety_neurons.engine import Side
 from safety_neurons.methods.examples import Activity, Document, activity
 from safety_neurons.models import ModelPair
@@ -37,17 +35,7 @@ def read_random_texts(tokens: int) -> float:
 
 def measure(few: int = 3_072, many: int = 30_720) -> dict[str, Any]:
     """Peak memory for few and for many tokens, and their ratio."""
-    # Without a fixed threshold glibc keeps freed blocks as it sees fit.
-    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144"}
-    peaks = {}
-    for tokens in (few, many):
-        command = [sys.executable, "-m", "benchmarks.examples_memory", str(tokens)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
-        peaks[tokens] = json.loads(done.stdout)
-    return {
-        "peak_mb": {str(n): round(peak) for n, peak in peaks.items()},
-        "ratio": round(peaks[many] / peaks[few], 3),
-    }
+    return peaks_of("benchmarks.examples_memory", few, many)
 
 
 if __name__ == "__main__":

@@ -344,7 +344,7 @@ class ExplanationCard(Record):
 
     def of_part(self, stage: StageName) -> list[ExplainedUnit]:
         """The units that stand in a stage in the causal test, by rank."""
-        return [unit for unit in self.neurons if unit.part is stage]
+        return [unit for unit in self.neurons if unit.part == stage]
 
     def of_stage(self, stage: StageName) -> list[ExplainedUnit]:
         """The units that have a stage, by rank."""
