@@ -7,6 +7,7 @@ import torch
 
 from safety_neurons.engine import Side
 from safety_neurons.errors import UserError
+from safety_neurons.inference import Decoding
 from safety_neurons.judges import Verdict
 from safety_neurons.prompts import ChatFormat, Prompt, PromptSet, places_of
 from safety_neurons.runs.explanation import (
@@ -21,7 +22,7 @@ from safety_neurons.runs.explanation import (
 from safety_neurons.runs.fragility import RefusalRate
 from safety_neurons.significance import benjamini_hochberg
 from safety_neurons.studies.explanation import ExplainOptions, ExplanationPrompts
-from safety_neurons.studies.explanation.openings import Answered, OpeningSets
+from safety_neurons.studies.explanation.openings import Answered, OpeningSets, told_apart
 from safety_neurons.studies.explanation.relays import parts_of
 from safety_neurons.studies.explanation.stages import nulls_of, p_outside, stages_of
 from safety_neurons.studies.explanation.verdict import judged
@@ -231,11 +232,23 @@ def test_prompts_stand_apart():
     def named(*texts: str) -> PromptSet:
         return PromptSet("p", tuple(Prompt(str(i), text) for i, text in enumerate(texts)))
 
-    one, two, three = named("open the gate"), named("paint a boat"), named("sell my shoes")
-    ExplanationPrompts(one, two, three, named("count to nine"), named("bake some bread"))
+    one, two = named("open the gate", "wash a horse"), named("paint a boat", "fix that clock")
+    three, four = named("sell my shoes", "hide the rum"), named("count to nine", "jump up high")
+    ExplanationPrompts(one, two, three, four, named("bake some bread", "sing us songs"))
     with pytest.raises(UserError, match="the same"):
-        ExplanationPrompts(one, two, three, three, named("bake some bread"))
+        ExplanationPrompts(one, two, three, three, named("bake some bread", "sing us songs"))
+    with pytest.raises(UserError, match="has 1 prompt for 'harmless'"):
+        ExplanationPrompts(one, two, three, four, named("bake some bread"))
     built = ExplanationPrompts.builtin(6)
     assert [p.id.split("/", 1)[1] for p in built.test] == [
         p.id.split("/", 1)[1] for p in built.harmless
     ]
+
+
+def test_a_model_whose_answers_begin_alike_has_no_openings():
+    same = Answered(Side.ALIGNED, [[1]] * 4, [[8, 8, 8, 8, 8, i] for i in range(4)], [R, C, R, C])
+    found = OpeningSets.of([same])
+    assert not found.known
+    assert found.dropped == 1
+    assert not found.first_tokens
+    assert told_apart(None, found, [same], Decoding()) == (None, 0, 0)

@@ -165,7 +165,9 @@ class CausalTest:
         weights = self._watched.difference[units.flat].double()
         place = torch.searchsorted(self.units.flat, units.flat)
         away = seen.units[:, place].double() - self._watched.harmless[units.flat].double()
-        return (away @ weights) / weights.square().sum()
+        size = weights.square().sum()
+        # Units that nothing sets apart are as active on all prompts.
+        return (away @ weights) / size if float(size) > 0 else torch.zeros(len(away)).double()
 
     def flow(
         self,

@@ -158,4 +158,5 @@ def _left(test: CausalTest, setting: Setting, units: UnitSet) -> float | None:
     if not len(units):
         return None
     whole = test.activity(test.seen(Setting(Side.ALIGNED)), units).mean()
-    return float(test.activity(test.seen(setting), units).mean() / whole)
+    left = test.activity(test.seen(setting), units).mean()
+    return float(left / whole) if float(whole) != 0 else None

@@ -122,7 +122,9 @@ def told_apart(
     both = [*openings.refusal, *openings.compliance]
     for of in answered:
         places = [(v, i) for v in scores for i in of.of(v)] if openings.known else []
-        for rows in decoding.batches([of.prompts[i] for _, i in places], settings=len(both)):
+        for rows in decoding.batches(
+            [of.prompts[i] for _, i in places], settings=max(len(both), 1)
+        ):
             likelihoods, _ = log_likelihoods(
                 group,
                 of.role,

@@ -8,6 +8,7 @@ from typing import Any
 from safety_neurons import defaults
 from safety_neurons.errors import UserError, require_seed
 from safety_neurons.inference import Decoding
+from safety_neurons.methods.detection import LEAST
 from safety_neurons.prompts import Kind, PromptSet, Split, builtin, load_prompts, refuse_overlap
 from safety_neurons.studies.explanation.corpus import TOKENS
 from safety_neurons.studies.validation.options import TestPrompts
@@ -63,7 +64,8 @@ class ExplanationPrompts:
         found_harmless, harmless: the same of harmless ones, best matched in topic.
 
     Raises:
-        UserError: if a tested prompt is nearly one of those that something was found or chosen on.
+        UserError: with fewer than LEAST of any, or if a tested prompt is nearly one of those that
+            something was found or chosen on.
     """
 
     found: PromptSet
@@ -73,6 +75,12 @@ class ExplanationPrompts:
     harmless: PromptSet
 
     def __post_init__(self) -> None:
+        for name, prompts in vars(self).items():
+            if len(prompts) < LEAST:
+                raise UserError(
+                    f"'{prompts.name}' has {len(prompts)} prompt for '{name}', and {LEAST} are the "
+                    "least that say anything of a kind; give more prompts."
+                )
         refuse_overlap(self.found, self.test)
         refuse_overlap(self.select, self.test)
         refuse_overlap(self.found_harmless, self.harmless)
