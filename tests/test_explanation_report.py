@@ -451,7 +451,9 @@ def test_arrows_have_the_figures_of_the_card():
 
 def test_a_stage_without_units_says_so():
     none = [without(u, STEERING) for u in units()]
-    assert "no neuron beyond chance" in plain(pipeline.pipeline_chart(card(neurons=none)).wide)
+    assert "no neuron stands out from its layer" in plain(
+        pipeline.pipeline_chart(card(neurons=none)).wide
+    )
     text = plain(pipeline.pipeline_chart(bare()).wide)
     assert "not measured: openings tell too little" in text
     assert "so that steering was not measured" in plain(section(bare()))

@@ -75,7 +75,7 @@ def _say(page: NeuronPage) -> None:
     places = ", ".join(f"{rank:,} by {name}" for name, rank in page.ranks.items())
     typer.echo(f"  Place: {places}")
     if page.stages is not None:
-        typer.echo(f"  Stages: {', '.join(page.stages) or 'none beyond chance'}")
+        typer.echo(f"  Stages: {', '.join(page.stages) or 'none that stands out from its layer'}")
     for reading in page.readings:
         tokens = " ".join(token_text(each.token) for each in reading.highest[:_LISTED])
         typer.echo(f"  {reading.of.capitalize()}: {tokens}")

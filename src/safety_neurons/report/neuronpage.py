@@ -173,7 +173,8 @@ def _view(page: NeuronPage, shown: set[str]) -> NeuronView:
         ranks=tuple((name, words.count(rank)) for name, rank in page.ranks.items()),
         stages=None
         if page.stages is None
-        else ", ".join(_STAGES[stage] for stage in page.stages) or "nothing beyond chance",
+        else ", ".join(_STAGES[stage] for stage in page.stages)
+        or "nothing that stands out from its layer",
         readings=tuple(map(_reading, page.readings)),
         models=tuple(
             ModelView(

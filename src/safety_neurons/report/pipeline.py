@@ -206,7 +206,7 @@ def _counted(n: int, noun: str) -> str:
 def _missing(card: ExplanationCard, stage: StageName) -> str:
     if stage is StageName.STEERING and not card.openings.usable:
         return "not measured: openings tell too little"
-    return f"no {card.noun[:-1]} beyond chance"
+    return f"no {card.noun[:-1]} stands out from its layer"
 
 
 def _discs(

@@ -1,7 +1,8 @@
 """Whether there is a pipeline: the rules, stated once for the card and for the page.
 
-1. *Stages*: units of the set detect, mediate and steer beyond chance, and stand in that order: the
-   median layer of detection lies before that of steering, and that of mediation not outside them.
+1. *Stages*: units of the set detect, mediate and steer more than the rest of their layer, in that
+   order: the median layer of detection lies before that of steering, and that of mediation not
+   outside them.
 2. *Flow*: mediation rests on detection and steering on mediation: with the source's units held at
    their harmless means, more of the target's activity is lost than with random units, the interval
    of the loss lying above both 0 and these.
@@ -25,11 +26,12 @@ from safety_neurons.runs.explanation import (
 )
 
 RULES = (
-    "Present: the set has units of all three stages, the median layer of detection before that of "
-    "steering and that of mediation not outside them; with one stage's units held at harmless "
-    "means, the next one loses more than with random units held; and with any one stage held the "
-    "aligned model refuses less than with random units held (95 % intervals). Absent: a stage has "
-    "no unit, or neither of the next ones loses more than by chance. Partial: all else."
+    "Present: units of the set stand out from the rest of their layer in all three stages, the "
+    "median layer of detection before that of steering and that of mediation not outside them; "
+    "with one stage's units held at harmless means, the next one loses more than with random units "
+    "held; and with any one stage held the aligned model refuses less than with random units held "
+    "(95 % intervals). Absent: a stage has no unit, or neither of the next ones loses more than by "
+    "chance. Partial: all else."
 )
 CHAIN = (
     (StageName.DETECTION, StageName.MEDIATION),
@@ -56,7 +58,7 @@ def judged(
     empty = [stage for stage in StageName if not stages[stage].k]
     ordered, order = _order(stages, empty, noun, steering_measured=steering_measured)
     told = [_flow(flows, *link) for link in CHAIN]
-    fallen = [_refusals(causal, stage) for stage in StageName if stages[stage].k]
+    fallen = [_refusals(causal, stage, noun) for stage in StageName if stages[stage].k]
     reasons = [order, *(said for _, said in told if said), *(said for _, said in fallen)]
     if empty or not any(beyond for beyond, _ in told):
         return PipelineVerdict.ABSENT, reasons
@@ -75,7 +77,7 @@ def _order(
         f"{stages[s].k:,} for {s}" + (f" (median layer {_layer(stages[s])})" if stages[s].k else "")
         for s in StageName
     )
-    said = f"Of the set, {noun} that do more than chance: {counts}."
+    said = f"{noun.capitalize()} of the set that stand out from the rest of their layer: {counts}."
     if not steering_measured:
         said += (
             " Steering could not be measured: what answers begin with does not tell refusals from "
@@ -107,7 +109,7 @@ def _flow(flows: Sequence[Flow], source: StageName, target: StageName) -> tuple[
     )
 
 
-def _refusals(causal: Sequence[CausalRow], stage: StageName) -> tuple[bool, str]:
+def _refusals(causal: Sequence[CausalRow], stage: StageName, noun: str) -> tuple[bool, str]:
     row = next((r for r in causal if (r.intervention, r.stage) == ("ablate", stage)), None)
     if row is None or row.refusal_rate.refusal_rate is None:
         return False, f"Whether refusals rest on {stage} could not be told."
@@ -116,14 +118,14 @@ def _refusals(causal: Sequence[CausalRow], stage: StageName) -> tuple[bool, str]
     beside = "" if chance is None else f", without random ones {_percent(chance)}"
     verb = "rest" if less else "do not rest, beyond chance,"
     return less, (
-        f"Refusals {verb} on {stage}: without its {row.k:,} the aligned model refuses "
-        f"{_percent(rate.refusal_rate)}{beside}."
+        f"Refusals {verb} on {stage}: without its {row.k:,} {noun if row.k > 1 else noun[:-1]} the "
+        f"aligned model refuses {_percent(rate.refusal_rate)}{beside}."
     )
 
 
 def _percent(value: float | None) -> str:
     # Adding 0 makes -0 a 0.
-    return f"{round(value or 0.0, 2) + 0.0:.0%}"
+    return f"{round(value or 0.0, 2) + 0.0:.0%}".replace("-", "−")
 
 
 def _layer(figures: StageFigures) -> str:
