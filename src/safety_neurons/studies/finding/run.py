@@ -160,7 +160,8 @@ def _find(
     for note in pair.notes:
         progress.note(note)
     names = [COMPLETIONS, HARMLESS_COMPLETIONS][: len(asked)]
-    results, read_by = [TABLE, *names], ["validate", "stability", "report"]
+    results = [TABLE, *names]
+    read_by = ["validate", "stability", "fragility", "explain", "report"]
     with run.stage("find", config, results, read_by=read_by) as stage:
         run.record(
             shared_weights=pair.shared,
