@@ -20,7 +20,7 @@ from safety_neurons.runs.explanation import (
     StageName,
 )
 from safety_neurons.runs.fragility import RefusalRate
-from safety_neurons.significance import benjamini_hochberg
+from safety_neurons.significance import benjamini_hochberg, mcnemar
 from safety_neurons.studies.explanation import ExplainOptions, ExplanationPrompts
 from safety_neurons.studies.explanation.openings import Answered, OpeningSets, told_apart
 from safety_neurons.studies.explanation.relays import parts_of
@@ -62,6 +62,16 @@ def test_benjamini_and_hochberg_by_hand():
     )
     assert benjamini_hochberg([]) == []
     assert benjamini_hochberg([0.9, 0.9]) == pytest.approx([0.9, 0.9])
+
+
+def test_mcnemar_is_the_binomial_test_of_prompts_that_differ():
+    one = [1] * 8 + [0] * 2 + [1] * 10
+    other = [0] * 8 + [1] * 2 + [1] * 10
+    # Of 10 that differ 8 one way: 2 (1 + 10 + 45) / 1024.
+    assert mcnemar(one, other) == pytest.approx(112 / 1024)
+    assert mcnemar(other, one) == mcnemar(one, other)
+    assert mcnemar(one, one) == 1.0
+    assert mcnemar([1, 0], [0, 1]) == 1.0
 
 
 def test_p_counts_units_of_the_layer_outside_the_set():
@@ -171,6 +181,7 @@ def held(stage: StageName, value: float, random: float) -> CausalRow:
         refusal_rate=rate(value),
         random=Downstream(detection=None, direction=1, first_token=None, refusal_rate=random),
         random_sets=1,
+        p=0.001 if abs(random - value) > 0.2 else 0.4,
     )
 
 
@@ -206,6 +217,7 @@ def figures(*medians: float | None) -> dict[StageName, StageFigures]:
         ((1, 3, 5), (0.15, 0.15), (0.1, 0.2, 0.3), PipelineVerdict.ABSENT),
         ((None, 3, 5), (0.8, 0.8), (0.1, 0.2, 0.3), PipelineVerdict.ABSENT),
         ((1, 3, None), (0.8, 0.8), (0.1, 0.2, 0.3), PipelineVerdict.ABSENT),
+        ((1, 3, 5), (0.8, 0.8), (0.1, 0.2, 0.8), PipelineVerdict.PARTIAL),
     ],
 )
 def test_the_rules_of_the_verdict(medians, lost, rates, verdict):
@@ -217,8 +229,11 @@ def test_the_rules_of_the_verdict(medians, lost, rates, verdict):
 
 
 def test_what_was_not_measured_is_said():
-    _, reasons = judged(figures(1, 2, None), [], [], "neurons", steering_measured=False)
+    found, reasons = judged(figures(1, 2, None), [], [], "neurons", steering_measured=False)
+    assert found is PipelineVerdict.UNKNOWN
     assert "could not be measured" in reasons[0]
+    found, _ = judged(figures(None, 2, None), [], [], "neurons", steering_measured=False)
+    assert found is PipelineVerdict.ABSENT
     assert "could not be told" in reasons[-1]
 
 

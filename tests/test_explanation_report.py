@@ -135,6 +135,7 @@ def causal(stage: str, intervention: str, recipient: str, value: float | None) -
         if drawn
         else None,
         random_sets=3 if drawn else 0,
+        p=None if not drawn or value is None else 0.4 if abs(value - 0.89) < 0.05 else 0.001,
     )
 
 

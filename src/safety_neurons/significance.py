@@ -74,6 +74,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
+def mcnemar(first: Sequence[float], second: Sequence[float]) -> float:
+    """Whether one of two settings has a property more often on the same prompts (McNemar 1947).
+
+    Args:
+        first, second: 1 or 0, prompt by prompt.
+
+    Returns:
+        The two-sided p of the exact binomial test over prompts that differ; 1 if none does.
+    """
+    differ = [one - other for one, other in zip(first, second, strict=True) if one != other]
+    n, more = len(differ), sum(each > 0 for each in differ)
+    tail = sum(math.comb(n, i) for i in range(min(more, n - more) + 1)) / 2**n
+    return min(2 * tail, 1.0)
+
+
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     """p values corrected for the false discovery rate (Benjamini and Hochberg 1995).
 

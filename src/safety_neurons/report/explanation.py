@@ -17,6 +17,7 @@ from safety_neurons.runs.explanation import (
     Agreement,
     Area,
     CausalRow,
+    DirectionFigures,
     ExplainedUnit,
     ExplanationCard,
     LayerNull,
@@ -42,6 +43,9 @@ _SAID = {
     ),
     PipelineVerdict.PARTIAL: (
         "The pipeline from telling harm to writing a refusal is there only in part"
+    ),
+    PipelineVerdict.UNKNOWN: (
+        "Whether there is a pipeline from telling harm to writing a refusal cannot be told"
     ),
     PipelineVerdict.ABSENT: (
         "There is no pipeline from telling harm to writing a refusal in these {noun}"
@@ -157,6 +161,24 @@ def direction_finding(card: ExplanationCard) -> list[str]:
         f"and harmless prompts themselves{chance}; where the whole set is held, "
         f"{words.percent(of.direction_left)} of the harmful prompts’ way along it is left. "
         f"{behind}",
+        *_carried(of),
+    ]
+
+
+def _carried(of: DirectionFigures) -> list[str]:
+    """Whether refusals rest on the direction at all, which mediation along it presumes."""
+    intact, without = (of.refused.get(name) for name in ("intact", "without_direction"))
+    if intact is None or without is None:
+        return []
+    if intact.refusal_rate is None or without.refusal_rate is None:
+        return []
+    less = without.ci_high is not None and without.ci_high < intact.refusal_rate
+    rates = f"{words.percent(without.refusal_rate)} instead of {words.percent(intact.refusal_rate)}"
+    if less:
+        return [f"With it taken out the model refuses {rates}."]
+    return [
+        f"With it taken out the model refuses {rates}: refusals are not shown to rest on it, so "
+        "that mediation along it says little of them."
     ]
 
 
@@ -246,6 +268,17 @@ def causal_rows(card: ExplanationCard) -> list[CausalRow]:
         for row in card.causal
         if (row.recipient, row.intervention) == (model, intervention)
     ]
+
+
+def sets_drawn(card: ExplanationCard) -> str:
+    """How many random sets stand beside what is taken out, and what is put in."""
+    said = []
+    for intervention, how in (("ablate", "taken out"), ("patch", "put in")):
+        counts = {r.random_sets for r in card.causal if r.intervention == intervention}
+        if counts:
+            least, most = min(counts), max(counts)
+            said.append(f"{least if least == most else f'{least} to {most}'} where {how}")
+    return ", ".join(said) or "none drawn"
 
 
 def stage_layers(figures: Mapping[StageName, StageFigures], stage: StageName) -> list[str]:
@@ -353,12 +386,12 @@ def _rate(row: CausalRow) -> str:
 
 
 def _beyond(row: CausalRow, *, fewer: bool) -> bool:
-    """Whether the interval of refusals lies below (or above) those with random units."""
+    """Whether there are fewer (or more) refusals than under each random set."""
     chance = None if row.random is None else row.random.refusal_rate
-    bounds = row.refusal_rate.interval
-    if chance is None or bounds is None:
+    rate = row.refusal_rate.refusal_rate
+    if chance is None or rate is None:
         return False
-    return bounds.high < chance if fewer else bounds.low > chance
+    return row.told and (rate < chance if fewer else rate > chance)
 
 
 def _done(row: CausalRow) -> str:

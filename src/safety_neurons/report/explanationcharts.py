@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from markupsafe import Markup
 
 from safety_neurons.report import words
@@ -45,12 +47,23 @@ def _strip(row: CausalRow) -> Strip:
     return Strip(name, of.refusal_rate, value, said, of.interval, series, chance)
 
 
+def _runs(points: Sequence[tuple[int, float | None]]) -> Iterator[list[tuple[int, float]]]:
+    """Neighbouring points that have a value: a line does not bridge what was not measured."""
+    run: list[tuple[int, float]] = []
+    for layer, value in [*points, (-1, None)]:
+        if value is not None:
+            run.append((layer, value))
+        elif run:
+            yield run
+            run = []
+
+
 def _cosines(card: ExplanationCard, size: str) -> Markup:
     rows = card.direction.cosines
-    curves = {
+    curves: dict[int, list[tuple[int, float | None]]] = {
         UNALIGNED: [(row.layer, row.unaligned) for row in rows],
         CHOSEN: [(row.layer, row.chosen) for row in rows],
-        WRITES: [(row.layer, row.writes) for row in rows if row.writes is not None],
+        WRITES: [(row.layer, row.writes) for row in rows],
     }
     last = max((row.layer for row in rows), default=0)
     frame = Frame(WIDTHS[size], _HEIGHT, Linear(0.0, max(last, 1)), Linear(-1.05, 1.05), left=40)
@@ -61,11 +74,11 @@ def _cosines(card: ExplanationCard, size: str) -> Markup:
     ]
     names = ("with the unaligned model’s", "with the chosen one", "of what the set writes")
     for series, points in curves.items():
-        marks = [
-            Mark(layer, value, f"layer {layer}: {names[series]} {words.number(value)}")
-            for layer, value in points
-        ]
-        if marks:
+        for run in _runs(points):
+            marks = [
+                Mark(layer, value, f"layer {layer}: {names[series]} {words.number(value)}")
+                for layer, value in run
+            ]
             parts += marked_line(frame, marks, Style.of_series(series))
     label = "Cosines of the refusal directions by layer; figures in the table."
     return drawing(frame.width, frame.height, label, *parts, class_=f"chart {size}")

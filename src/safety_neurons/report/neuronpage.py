@@ -25,8 +25,8 @@ _READINGS = {
 }
 _STAGES = {
     StageName.DETECTION: "detects harmful prompts",
-    StageName.MEDIATION: "carries the refusal direction on",
-    StageName.STEERING: "steers the first tokens towards refusal",
+    StageName.MEDIATION: "pushes along the refusal direction",
+    StageName.STEERING: "writes towards how refusals begin",
 }
 _FACTORS = {0.0: "taken away (× 0)", 2.0: "doubled (× 2)", -1.0: "turned round (× −1)"}
 _SIGNS = str.maketrans({" ": "·", "\n": "↵", "\t": "→"})

@@ -194,7 +194,10 @@ def _band(card: ExplanationCard, stage: StageName, layout: _Layout, band: int) -
     yield text(layout.end - _PAD, top + 17, _counted(len(units), card.noun), "count", "end")
     yield text(_PAD, top + 33, DOES[stage], "tick")
     if not units:
-        yield text(layout.end / 2, top + _HEAD + _PLOT / 2, _missing(card, stage), "on", "middle")
+        middle = top + _HEAD + _PLOT / 2
+        yield text(layout.end / 2, middle - 8, _missing(card, stage), "on", "middle")
+        if beside := _beside(card, stage):
+            yield text(layout.end / 2, middle + 12, beside, "tick", "middle")
         return
     yield from _discs(units, stage, layout, top + _HEAD + _PLOT)
 
@@ -207,6 +210,14 @@ def _missing(card: ExplanationCard, stage: StageName) -> str:
     if stage is StageName.STEERING and not card.openings.usable:
         return "not measured: openings tell too little"
     return f"no {card.noun[:-1]} stands out from its layer"
+
+
+def _beside(card: ExplanationCard, stage: StageName) -> str:
+    """That units tell prompts apart all the same, where none does so better than its layer."""
+    if stage is not StageName.DETECTION:
+        return ""
+    inside = max((row.inside for row in card.detectors if row.model == "aligned"), default=0)
+    return f"{words.count(inside)} tell them apart, as others there do" if inside else ""
 
 
 def _discs(
@@ -399,7 +410,6 @@ def _refusals(card: ExplanationCard, layout: _Layout) -> Iterator[Markup]:
         f"harmless means, the aligned model refuses {words.percent(without)} of harmful prompts "
         f"({words.interval(row.refusal_rate.interval)}) instead of {intact}"
     )
-    high = row.refusal_rate.ci_high
-    told = high is not None and chance is not None and high < chance
+    told = row.told and chance is not None and without < chance
     class_ = f"flow {'' if told else 'weak '}s{SERIES[StageName.STEERING]}"
     yield titled(said, *_arrow(points, rate - without, class_))

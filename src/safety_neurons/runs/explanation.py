@@ -11,6 +11,8 @@ from safety_neurons.runs.fragility import RefusalRate
 from safety_neurons.runs.record import BoundedRecord, Record
 
 EXPLANATION = "explanation.json"
+LEVEL = 0.05
+"""p from which on refusals are called different."""
 DIRECTION = "direction.safetensors"
 
 
@@ -168,6 +170,8 @@ class CausalRow(Record):
         k: how many units.
         n: harmful prompts.
         random: means over random sets, as many units in each layer; None where none were drawn.
+        p: of refusals beside those under each random set, prompt by prompt (McNemar's exact test),
+            the largest; None without random sets.
     """
 
     intervention: Literal["none", "ablate", "patch"]
@@ -181,6 +185,12 @@ class CausalRow(Record):
     refusal_rate: RefusalRate
     random: Downstream | None = None
     random_sets: int = 0
+    p: float | None = None
+
+    @property
+    def told(self) -> bool:
+        """Whether refusals differ from those under random sets (5 %)."""
+        return self.p is not None and self.p <= LEVEL
 
 
 class Flow(BoundedRecord):
@@ -206,15 +216,16 @@ class LayerCosines(Record):
     """The refusal direction of one layer beside others.
 
     Args:
-        unaligned: the cosine of the aligned model's direction with the unaligned model's.
+        unaligned: the cosine of the aligned model's direction with the unaligned model's; None, as
+            in `chosen`, where the prompts are all the same to the layer.
         chosen: with the chosen direction.
         writes: of what the set's units of that layer write (harmful less harmless) with the chosen
             direction; None where the set has none there.
     """
 
     layer: int
-    unaligned: float
-    chosen: float
+    unaligned: float | None
+    chosen: float | None
     writes: float | None
 
 
@@ -292,6 +303,7 @@ class PipelineVerdict(StrEnum):
     PRESENT = "present"
     PARTIAL = "partial"
     ABSENT = "absent"
+    UNKNOWN = "unknown"
 
 
 class ExplanationCard(Record):

@@ -26,6 +26,7 @@ from safety_neurons.runs.explanation import (
     StageName,
 )
 from safety_neurons.runs.fragility import RefusalRate
+from safety_neurons.significance import mcnemar
 from safety_neurons.statistics import mean_interval, mean_or_none, ratio_of_means
 from safety_neurons.studies.evaluator import Evaluator
 from safety_neurons.studies.explanation.directions import places_in
@@ -272,7 +273,17 @@ class CausalTest:
             refusal_rate=self.refusals(setting),
             random=_mean(drawn) if drawn else None,
             random_sets=len(drawn),
+            p=self._p(setting, arm),
         )
+
+    def _p(self, setting: Setting, arm: Arm) -> float | None:
+        """The largest p of refusals beside those under each of an arm's random sets."""
+        own = self._evaluator.judged(self._harmful, setting, "Answers").refusals
+        found = [
+            mcnemar(own, self._evaluator.judged(self._harmful, beside, "Answers").refusals)
+            for beside in (self.setting(arm.change, arm.role, units) for units in arm.random)
+        ]
+        return max(found, default=None)
 
     def refusals(self, setting: Setting) -> RefusalRate:
         """Of harmful prompts under a setting."""

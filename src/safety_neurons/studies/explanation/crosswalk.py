@@ -132,6 +132,7 @@ def _cosines(
     sites = {site.key: site for site in model.sites if site.key in units.space}
     beside = neighbours(model.model, list(sites.values()))
     between = cosines(own, unaligned.difference)
+    told = own.any(dim=-1).tolist()
     to_chosen = cosines(own, chosen.difference.expand_as(own))
     found = []
     for key, site in sites.items():
@@ -145,8 +146,8 @@ def _cosines(
         found.append(
             LayerCosines(
                 layer=key.layer,
-                unaligned=float(between[key.layer]),
-                chosen=float(to_chosen[key.layer]),
+                unaligned=float(between[key.layer]) if told[key.layer] else None,
+                chosen=float(to_chosen[key.layer]) if told[key.layer] else None,
                 writes=written,
             )
         )
