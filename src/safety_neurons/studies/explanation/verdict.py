@@ -30,8 +30,8 @@ RULES = (
     "median layer of detection before that of steering and that of mediation not outside them; "
     "with one stage's units held at harmless means, the next one loses more than with random units "
     "held (95 % interval); and with any one stage held the aligned model refuses less than with "
-    "any of the random sets held, prompt by prompt (McNemar's exact test, 5 %). Absent: a stage has "
-    "no unit, or neither of the next ones loses more than by chance. Unknown: that stage is "
+    "any of the random sets held, prompt by prompt (McNemar's exact test, 5 %). Absent: a stage "
+    "has no unit, or neither of the next ones loses more than by chance. Unknown: that stage is "
     "steering, and it could not be measured. Partial: all else."
 )
 CHAIN = (
@@ -117,13 +117,13 @@ def _refusals(causal: Sequence[CausalRow], stage: StageName, noun: str) -> tuple
     row = next((r for r in causal if (r.intervention, r.stage) == ("ablate", stage)), None)
     if row is None or row.refusal_rate.refusal_rate is None:
         return False, f"Whether refusals rest on {stage} could not be told."
-    rate, chance = row.refusal_rate, row.random.refusal_rate if row.random else None
-    less = row.told and chance is not None and rate.refusal_rate < chance
+    rate, chance = row.refusal_rate.refusal_rate, row.random.refusal_rate if row.random else None
+    less = row.told and chance is not None and rate < chance
     beside = "" if chance is None else f", without random ones {_percent(chance)}"
     verb = "rest" if less else "are not shown to rest"
     return less, (
         f"Refusals {verb} on {stage}: without its {row.k:,} {noun if row.k > 1 else noun[:-1]} the "
-        f"aligned model refuses {_percent(rate.refusal_rate)}{beside}."
+        f"aligned model refuses {_percent(rate)}{beside}."
     )
 
 
