@@ -37,6 +37,9 @@ from safety_neurons.studies.explanation.study import Study
 from safety_neurons.studies.sets import rankings_of
 from safety_neurons.units import Ranking, SiteKind
 
+_LATER = ("controls", "pages", "tokens")
+"""Options that decide nothing of what is measured of units, so that it is not measured again."""
+
 
 def explain(
     run: RunFolder,
@@ -89,7 +92,8 @@ def explain(
     }
     results = [EXPLANATION, DIRECTION, PAGES]
     with run.stage("explain", config, results, read_by=["report"]) as stage:
-        kept = Keeping.of(run.state("explain"), config, pair.identity)
+        deciding = {name: value for name, value in config.items() if name not in _LATER}
+        kept = Keeping.of(run.state("explain"), deciding, pair.identity)
         study = Study(evaluator, first.top(share), first, prompts, options, kept)
         card, direction = study.card(share)
         card = card.model_copy(update={"options": config})
