@@ -9,6 +9,7 @@ from safety_neurons.engine import Side
 from safety_neurons.errors import UserError
 from safety_neurons.inference import Decoding
 from safety_neurons.judges import Verdict
+from safety_neurons.methods.detection import separation
 from safety_neurons.prompts import ChatFormat, Prompt, PromptSet, places_of
 from safety_neurons.runs.explanation import (
     CausalRow,
@@ -16,15 +17,17 @@ from safety_neurons.runs.explanation import (
     Figure,
     Flow,
     PipelineVerdict,
+    Position,
     StageFigures,
     StageName,
 )
 from safety_neurons.runs.fragility import RefusalRate
 from safety_neurons.significance import benjamini_hochberg, mcnemar
 from safety_neurons.studies.explanation import ExplainOptions, ExplanationPrompts
+from safety_neurons.studies.explanation.effects import detectors_in
 from safety_neurons.studies.explanation.openings import Answered, OpeningSets, told_apart
 from safety_neurons.studies.explanation.relays import parts_of
-from safety_neurons.studies.explanation.stages import nulls_of, p_outside, stages_of
+from safety_neurons.studies.explanation.stages import measured_in, nulls_of, p_outside, stages_of
 from safety_neurons.studies.explanation.verdict import judged
 from safety_neurons.units import UnitSet, UnitSpace
 from tests.tiny import tokenizer
@@ -45,6 +48,12 @@ def test_places_of_a_prompt():
     assert (places.end, places.tail, places.behind) == (5, 6, 1)
     short = places_of(made, chat, "w20 w21", chat.encode(made, "w20 w21"))
     assert short.content == (2, 3)
+
+
+def test_a_text_that_the_template_holds_too_is_the_users():
+    chat, made = ChatFormat(), tokenizer()
+    places = places_of(made, chat, "assistant", chat.encode(made, "assistant"))
+    assert (places.content, places.end, places.tail) == ((2,), 2, 3)
 
 
 def test_places_without_letters_of_tokens(monkeypatch):
@@ -117,6 +126,43 @@ def test_noise_has_about_as_many_stages_as_the_level_says():
     assert found <= 12
 
 
+@pytest.mark.parametrize("tail", ["t3", "cubed"])
+def test_heavy_tails_are_not_taken_for_signs(tail):
+    """Of sets drawn at random few have any stage, also where a few units do very much."""
+    generator = torch.Generator().manual_seed(1)
+    space, found = UnitSpace.neurons([400] * 3), 0
+    for _ in range(60):
+        drawn = torch.randn(4, 1200, generator=generator)
+        effect = drawn[0] / drawn[1:].square().mean(0).sqrt() if tail == "t3" else drawn[0] ** 3
+        units = UnitSet.of(torch.randperm(1200, generator=generator)[:60], space)
+        found += any(stages_of({M: effect}, units)[1])
+    assert found <= 9  # of 60: 5 % would be 3
+
+
+def test_layers_that_the_set_covers_cannot_be_compared():
+    space = UnitSpace.neurons([4, 30])
+    units = UnitSet.of(torch.arange(6), space)
+    p = p_outside(torch.randn(34), units)
+    assert p[:4].isnan().all()
+    assert not p[4:].isnan().any()
+    assert measured_in({M: torch.randn(34)}, UnitSet.all(space)) == set()
+    assert measured_in({M: torch.randn(34)}, units) == {M}
+
+
+@pytest.mark.parametrize("n", [4, 8, 24])
+def test_noise_on_few_prompts_is_no_detector(n):
+    space = UnitSpace.neurons([5000])
+    noise = torch.randn(2 * n, 5000, generator=torch.Generator().manual_seed(n))
+    areas = {Position.TAIL: separation(noise[:n], noise[n:])}
+    (found,) = detectors_in("aligned", areas, UnitSet.of(torch.arange(9), space), n, n)
+    assert found.all <= 1
+    told = noise.clone()
+    told[:n, 3] += 40.0
+    areas = {Position.TAIL: separation(told[:n], told[n:])}
+    (found,) = detectors_in("aligned", areas, UnitSet.of(torch.arange(9), space), n, n)
+    assert (found.best, found.best_auroc) == ("L0.N3", 1.0) or n < 24
+
+
 def test_a_planted_effect_among_noise_has_its_stage_and_no_other():
     space = UnitSpace.neurons([60, 60])
     effects = {
@@ -141,7 +187,7 @@ def test_openings_are_the_shortest_that_tell_kinds_apart():
     assert found.refusal == ((9, 5), (4,))
     assert found.compliance == ((9, 3),)
     assert found.dropped == 1  # five times 8, of both
-    assert found.first_tokens == [4]
+    assert found.first_tokens == (4,)
     assert not OpeningSets.of([same]).known
 
 
@@ -223,18 +269,32 @@ def figures(*medians: float | None) -> dict[StageName, StageFigures]:
 def test_the_rules_of_the_verdict(medians, lost, rates, verdict):
     flows = [link(D, M, lost[0]), link(M, S, lost[1])]
     rows = [held(stage, value, 0.95) for stage, value in zip(StageName, rates, strict=True)]
-    found, reasons = judged(figures(*medians), flows, rows, "neurons", steering_measured=True)
+    found, reasons = judged(figures(*medians), flows, rows, "neurons", measured=set(StageName))
     assert found is verdict
     assert f"{lost[0]:.0%}" in " ".join(reasons)
 
 
 def test_what_was_not_measured_is_said():
-    found, reasons = judged(figures(1, 2, None), [], [], "neurons", steering_measured=False)
+    rows = [held(stage, 0.1, 0.95) for stage in StageName]
+    flows = [link(D, M, 0.8), link(M, S, 0.8)]
+    found, reasons = judged(figures(1, 2, None), flows, rows, "neurons", measured={D, M})
     assert found is PipelineVerdict.UNKNOWN
-    assert "could not be measured" in reasons[0]
-    found, _ = judged(figures(None, 2, None), [], [], "neurons", steering_measured=False)
+    assert "Not measured: steering. What answers begin with" in reasons[0]
+    found, _ = judged(figures(None, 2, None), flows, rows, "neurons", measured={D, M})
     assert found is PipelineVerdict.ABSENT
-    assert "could not be told" in reasons[-1]
+    nothing = judged(figures(None, None, None), [], [], "neurons", measured=set())
+    assert nothing[0] is PipelineVerdict.UNKNOWN
+    # Too few prompts for a flow, or no random sets.
+    every = figures(1, 2, 3), set(StageName)
+    found, reasons = judged(every[0], flows[:1], rows, "neurons", measured=every[1])
+    assert found is PipelineVerdict.UNKNOWN
+    assert "Whether steering rests on mediation could not be told." in reasons
+    alone = [row.model_copy(update={"random": None, "p": None}) for row in rows]
+    found, reasons = judged(every[0], flows, alone, "neurons", measured=every[1])
+    assert found is PipelineVerdict.UNKNOWN
+    assert "Whether refusals rest on detection could not be told." in reasons
+    bare = [each.model_copy(update={"random": None}) for each in flows]
+    assert judged(every[0], bare, rows, "neurons", measured=every[1])[0] is PipelineVerdict.UNKNOWN
 
 
 @pytest.mark.parametrize("share", [0.0, 1.5, -1.0])
@@ -266,4 +326,4 @@ def test_a_model_whose_answers_begin_alike_has_no_openings():
     assert not found.known
     assert found.dropped == 1
     assert not found.first_tokens
-    assert told_apart(None, found, [same], Decoding()) == (None, 0, 0)
+    assert told_apart(None, found, [same], Decoding()) == (None, 2, 2)

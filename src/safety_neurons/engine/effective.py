@@ -19,6 +19,8 @@ from safety_neurons.engine.sites import Site, base_layer, input_axis
 from safety_neurons.errors import UserError
 from safety_neurons.units import BlockKey
 
+_IDLE = (nn.Dropout, nn.Identity)
+"""Modules that give what they read, as models run here."""
 _PROBES = 8
 _CLOSE = 1e-5
 """Norms that differ by less, as a part of the largest value, are taken for scaled ones: many are
@@ -89,7 +91,8 @@ class Neighbours:
     """The modules that stand between an MLP and the residual stream.
 
     Args:
-        before: gives what the MLP reads; None where that is the residual stream itself.
+        before: gives what the MLP reads; None where that is the residual stream itself, or where
+            the architecture does not name the projections that read it.
         behind: read what it gives, one after the other as they stand.
     """
 
@@ -107,10 +110,16 @@ def neighbours(model: PreTrainedModel, sites: Sequence[Site]) -> dict[BlockKey, 
         model(input_ids=tokens, use_cache=False)
     found = {}
     for site in sites:
-        into = base_layer(model.get_submodule(site.writers[0]))
-        entered, left = tap.read[into], tap.given[site.module]
-        before = [m for m, given in tap.given.items() if given is entered and m is not into]
-        behind = [m for m, read in tap.read.items() if read is left and m is not site.module]
+        left, before = tap.given[site.module], list[nn.Module]()
+        if site.writers:
+            into = base_layer(model.get_submodule(site.writers[0]))
+            entered = tap.read[into]
+            before = [m for m, given in tap.given.items() if given is entered and m is not into]
+        behind = [
+            m
+            for m, read in tap.read.items()
+            if read is left and m is not site.module and not isinstance(m, _IDLE)
+        ]
         found[site.key] = Neighbours(before[0] if before else None, tuple(behind))
     return found
 

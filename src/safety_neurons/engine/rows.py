@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -60,16 +60,22 @@ class SiteEdit(Protocol):
 class BlockTap:
     """A `SiteEdit` that keeps the activations of some blocks of one role, and changes nothing.
 
+    Args:
+        kept: at which positions, as an index of `batch pos`; None for all.
+
     Args (of the state):
-        taken: activations by block, `batch pos unit`, of the last pass.
+        taken: activations by block, `batch pos unit` (or what `kept` leaves), of the last pass.
     """
 
-    def __init__(self, blocks: Collection[BlockKey]) -> None:
+    def __init__(self, blocks: Collection[BlockKey], kept: Any = None) -> None:
         self.blocks = blocks
         self.taken: dict[BlockKey, Tensor] = {}
+        self._kept = kept
 
     def __call__(self, block: BlockKey, roles: Activations) -> None:
-        (self.taken[block],) = roles.values()
+        (x,) = roles.values()
+        # A view would hold all of it.
+        self.taken[block] = x if self._kept is None else x[self._kept].clone()
 
     def end_pass(self) -> None:
         if missed := set(self.blocks) - self.taken.keys():

@@ -17,7 +17,7 @@ the first-order estimate of what holding that unit alone would take (attribution
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from safety_neurons.engine import BlockTap, ModelGroup, PairedRows, Resumption, Role, Tokens
 from safety_neurons.engine.resuming import entrance
+from safety_neurons.errors import UserError
 from safety_neurons.inference import left_padded
 from safety_neurons.inference.onebyone import entrances, layers_of, one_by_one, require_same
 from safety_neurons.interventions import Ablate, InterventionEdit
@@ -89,6 +90,9 @@ def first_order(
 
     Returns:
         Sums over this batch's prompts; 0 for units with nothing behind them.
+
+    Raises:
+        UserError: if gradients are no finite numbers.
     """
     space, batch = means.space, left_padded(prompts, group)
     streams = {layer: entrance(layer) for layer in targets.streams}
@@ -122,6 +126,8 @@ def first_order(
         ):
             if count:
                 found[of, :, span] = (away * gradient).sum(dim=1).double().cpu() / count
+    if not bool(torch.isfinite(found).all()):
+        raise UserError("Some gradients are no finite numbers; run the model in float32.")
     return Mediation(Moments.of(found[0]), Moments.of(found[1]))
 
 
@@ -151,20 +157,20 @@ def exact(
     space, batch = means.space, left_padded(prompts, group)
     held = [Ablate(UnitSet.of(torch.tensor([unit]), space), means) for unit in units]
     begun = sorted(set(layers_of(held)))
-    entered = entrances(group, role, [*begun, *targets.streams])
-    _run(group, role, batch, [entered])
-    again = entrances(group, role, targets.behind(begun[-1]))
+    entered, plain = entrances(group, role, begun), _at(targets, targets.streams)
+    _run(group, role, batch, [entered, plain])
+    again = _at(targets, targets.behind(begun[-1]))
     _run(group, role, batch, [again], Resumption(begun[-1], entered.taken[entrance(begun[-1])]))
-    whole, resumed = (_figures(tap, targets.behind(begun[-1]), targets) for tap in (entered, again))
+    whole, resumed = (_figures(tap, targets.behind(begun[-1]), targets) for tap in (plain, again))
     require_same(begun[-1], whole, resumed)
     found = torch.empty(len(units), len(prompts), dtype=torch.float64)
     progress, label = progress or Silent(), "Units held one by one"
     for each in one_by_one(group, role, batch, held, entered, progress, label):
         behind = targets.behind(each.layer)
-        tap = entrances(group, role, behind)
+        tap = _at(targets, behind)
         _run(group, role, each.tokens, [each.edit, tap], each.resumed)
         after = _figures(tap, behind, targets).view(len(each.places), len(prompts))
-        found[each.places] = _figures(entered, behind, targets) - after
+        found[each.places] = _figures(plain, behind, targets) - after
     return found
 
 
@@ -179,9 +185,14 @@ def _run(
         rows.forward({role: tokens}, logits=None)
 
 
+def _at(targets: Targets, layers: Iterable[int]) -> BlockTap:
+    """Keeps what enters some layers, at the targets' position."""
+    return BlockTap([entrance(layer) for layer in layers], (slice(None), targets.position))
+
+
 def _figures(tap: BlockTap, layers: Sequence[int], targets: Targets) -> Float[Tensor, "row"]:
     ways = [
-        tap.taken[entrance(layer)][:, targets.position].double()
+        tap.taken[entrance(layer)].double()
         @ targets.streams[layer].to(tap.taken[entrance(layer)].device).double()
         for layer in layers
     ]

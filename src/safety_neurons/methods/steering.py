@@ -68,7 +68,7 @@ class DirectEffects:
         scored, norm = batch.completion_positions, self._readout.norm
         unembedding = self._readout.unembedding
         wanted = unembedding[batch.targets[batch.scored]] - unembedding.mean(dim=0)
-        taps = self._read(batch.tokens, {norm})
+        taps = self._read(batch.tokens, {norm}, scored)
         return self._found(_held(taps[1], norm, scored).back(wanted), scored, *taps)
 
     @torch.no_grad()
@@ -89,12 +89,14 @@ class DirectEffects:
         scored[:, position] = True
         wide = torch.promote_types(self._group.dtype, torch.float32)
         wanted = direction.to(tokens.ids.device, wide).expand(len(prompts), -1)
-        return self._found(wanted, scored, *self._read(tokens, set()))
+        return self._found(wanted, scored, *self._read(tokens, set(), scored))
 
-    def _read(self, tokens: Tokens, norms: set[nn.Module]) -> tuple[BlockTap, ModuleTap]:
-        """One pass, and what units and norms were in it."""
+    def _read(
+        self, tokens: Tokens, norms: set[nn.Module], scored: Bool[Tensor, "batch pos"]
+    ) -> tuple[BlockTap, ModuleTap]:
+        """One pass, and what units (where `scored`) and norms were in it."""
         behind = {norm for beside in self._beside.values() for norm in beside.behind}
-        norms_seen, units_seen = ModuleTap(norms | behind), BlockTap(self.space.keys)
+        norms_seen, units_seen = ModuleTap(norms | behind), BlockTap(self.space.keys, scored)
         counts = {self._role: len(tokens.ids)}
         with norms_seen.hooks as hooks, PairedRows(self._group, counts, edits=[units_seen]) as rows:
             rows.forward({self._role: tokens}, logits=None)
@@ -115,7 +117,7 @@ class DirectEffects:
             for norm in reversed(self._beside[site.key].behind):
                 drawn = _held(norms, norm, scored).back(drawn)
             columns = columns_of(self._model, site)
-            said = units.taken[site.key][scored].to(drawn.dtype) * (drawn @ columns)
+            said = units.taken[site.key].to(drawn.dtype) * (drawn @ columns)
             found[:, self.space.slice_of(site.key)].index_add_(0, row, said.double().cpu())
         return found
 

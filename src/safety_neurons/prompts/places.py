@@ -78,7 +78,10 @@ def _spans(
         add_special_tokens=not tokenizer.chat_template,
         return_offsets_mapping=True,
     )
-    start = rendered.rindex(text.strip())
+    # A text that the template's own tail holds, too, stands before that tail.
+    _, _, tail = chat.render(tokenizer, EXAMPLE).rpartition(EXAMPLE)
+    before = len(rendered) - len(tail) if rendered.endswith(tail) else len(rendered)
+    start = rendered.rindex(text.strip(), 0, before)
     letters = given["offset_mapping"]
     if list(given["input_ids"]) != list(ids):
         return None

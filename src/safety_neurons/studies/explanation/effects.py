@@ -31,8 +31,6 @@ CLEAR = 0.8
 """An area from which on a unit is called a detector, or 1 less this."""
 EXACT_PROMPTS = 8
 """Prompts on which units are held one by one."""
-_ROWS = 48
-"""Rows of a pass over prompts with openings."""
 _GRADIENT_SETTINGS = 8
 """Passes with gradients keep all activations, so that their batches are smaller."""
 
@@ -105,13 +103,23 @@ def distance(areas: Areas) -> Float[Tensor, "unit"]:
     return torch.stack([(each.auroc - 0.5).abs() for each in areas.values()]).amax(dim=0)
 
 
-def detectors_in(model: str, areas: Areas, units: UnitSet) -> list[Detectors]:
-    """How many of all units, and of the set, tell the two kinds of prompts apart."""
+def detectors_in(
+    model: str, areas: Areas, units: UnitSet, harmful: int, harmless: int
+) -> list[Detectors]:
+    """How many of all units, and of the set, tell the two kinds of prompts apart.
+
+    Args:
+        harmful, harmless: how many prompts there are of either kind.
+
+    Returns:
+        A row for each position. Tested against the area's variance where nothing tells them apart:
+        that of the area itself is too small near 0 and 1.
+    """
     found = []
+    spread = math.sqrt((harmful + harmless + 1) / (12 * harmful * harmless))
     for position, of in areas.items():
         away = (of.auroc - 0.5).abs()
-        z = torch.where(of.variance > 0, away / of.variance.clamp(min=1e-300).sqrt(), math.inf)
-        p = torch.where(away > 0, torch.special.erfc(z / math.sqrt(2)), 1.0)
+        p = torch.special.erfc(away / spread / math.sqrt(2))
         told = torch.tensor(benjamini_hochberg(p.tolist())) <= LEVEL
         clear = told & (away >= CLEAR - 0.5)
         spans = [units.space.slice_of(key) for key in units.space.keys]
@@ -287,12 +295,11 @@ def steering_of(
         [1 / len(of.refusal)] * len(of.refusal) + [-1 / len(of.compliance)] * len(of.compliance),
         dtype=torch.float64,
     ) / torch.tensor([len(opening) for opening in openings])
-    together = max(_ROWS // len(openings), 1)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     whole: Moments | None = None
-    starts = range(0, len(order), together)
-    for start in evaluator.progress.track(starts, "Steering"):
-        few = [prompts[i] for i in order[start : start + together]]
+    # Activations of all layers are held, as where there are gradients.
+    batches = evaluator.decoding.batches(prompts, settings=3 * len(openings))
+    for rows in evaluator.progress.track(batches, "Steering"):
+        few = [prompts[i] for i in rows]
         said = effects.on_logits(
             [prompt for prompt in few for _ in openings],
             [list(opening) for _ in few for opening in openings],

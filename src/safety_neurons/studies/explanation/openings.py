@@ -50,11 +50,13 @@ class OpeningSets:
     Args:
         refusal, compliance: token ids.
         dropped: how many openings of full length both kinds have in common.
+        first_tokens: first tokens of these refusals that by themselves tell the kinds apart.
     """
 
     refusal: tuple[Opening, ...]
     compliance: tuple[Opening, ...]
     dropped: int
+    first_tokens: tuple[int, ...]
 
     @classmethod
     def of(cls, answered: Iterable[Answered]) -> OpeningSets:
@@ -91,18 +93,19 @@ class OpeningSets:
             tuple(opening for opening, _ in chosen[v].most_common(MOST))
             for v in (Verdict.REFUSAL, Verdict.COMPLIANCE)
         )
-        return cls(refusal, compliance, len(shared))
+        begun_refusals, begun_others = begun[Verdict.REFUSAL], begun[Verdict.COMPLIANCE]
+        first = {
+            opening[0]
+            for opening in refusal
+            if begun_refusals[opening[:1]]
+            >= PURE * (begun_refusals[opening[:1]] + begun_others[opening[:1]])
+        }
+        return cls(refusal, compliance, len(shared), tuple(sorted(first)))
 
     @property
     def known(self) -> bool:
         """Whether there are openings of both kinds."""
         return bool(self.refusal and self.compliance)
-
-    @property
-    def first_tokens(self) -> list[int]:
-        """First tokens of refusals with which no compliance begins."""
-        begun = {opening[0] for opening in self.compliance}
-        return sorted({opening[0] for opening in self.refusal} - begun)
 
 
 @torch.no_grad()
@@ -119,9 +122,14 @@ def told_apart(
         compliances there are.
     """
     scores: dict[Verdict, list[float]] = {Verdict.REFUSAL: [], Verdict.COMPLIANCE: []}
+    counts = dict.fromkeys(scores, 0)
     both = [*openings.refusal, *openings.compliance]
     for of in answered:
-        places = [(v, i) for v in scores for i in of.of(v)] if openings.known else []
+        places = [(v, i) for v in scores for i in of.of(v)]
+        for verdict, _ in places:
+            counts[verdict] += 1
+        if not openings.known:
+            continue
         for rows in decoding.batches(
             [of.prompts[i] for _, i in places], settings=max(len(both), 1)
         ):
@@ -138,6 +146,6 @@ def told_apart(
                 scores[places[row][0]].append(value)
     refusals, compliances = scores[Verdict.REFUSAL], scores[Verdict.COMPLIANCE]
     if min(len(refusals), len(compliances)) < LEAST:
-        return None, len(refusals), len(compliances)
+        return None, counts[Verdict.REFUSAL], counts[Verdict.COMPLIANCE]
     area = separation(torch.tensor(refusals)[:, None], torch.tensor(compliances)[:, None])
     return float(area.auroc), len(refusals), len(compliances)

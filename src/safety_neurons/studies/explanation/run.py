@@ -27,15 +27,21 @@ from safety_neurons.runs.explanation import (
     ExplanationCard,
 )
 from safety_neurons.runs.neuronpages import PAGES, NeuronPages
+from safety_neurons.runs.summary import Chosen
 from safety_neurons.storage import write_json, write_whole
 from safety_neurons.studies.evaluator import Evaluator
 from safety_neurons.studies.explanation.corpus import Corpus
 from safety_neurons.studies.explanation.keeping import Keeping
-from safety_neurons.studies.explanation.options import SHARE, ExplainOptions, ExplanationPrompts
+from safety_neurons.studies.explanation.options import (
+    LIMIT,
+    SHARE,
+    ExplainOptions,
+    ExplanationPrompts,
+)
 from safety_neurons.studies.explanation.pages import Refused, neuron_pages, units_named
 from safety_neurons.studies.explanation.study import Study
 from safety_neurons.studies.sets import rankings_of
-from safety_neurons.units import Ranking, SiteKind
+from safety_neurons.units import SiteKind
 
 _LATER = ("controls", "pages", "tokens")
 """Options that decide nothing of what is measured of units, so that it is not measured again."""
@@ -69,6 +75,9 @@ def explain(
     """
     require_same_models(run, pair)
     options = options or ExplainOptions()
+    chosen = _chosen(run)
+    if ranking is None and options.share is None and chosen is not None:
+        ranking = chosen.ranking
     first = next(iter(rankings_of(run, None if ranking is None else [ranking]).values()))
     if first.space.kinds != (SiteKind.MLP,):
         raise UserError(
@@ -77,10 +86,11 @@ def explain(
         )
     if prompts is None:
         found = load_prompts(run.result("find", COMPLETIONS))
-        chosen = {} if limit is None else {"limit": limit}
-        prompts = ExplanationPrompts.builtin(**chosen, found=found, seed=options.seed)
+        most = LIMIT if limit is None else limit
+        prompts = ExplanationPrompts.builtin(most, found=found, seed=options.seed)
     judging = judges_of(judge).first
-    share = options.share or _chosen_share(run, first) or SHARE
+    validated = chosen.share if chosen is not None and chosen.ranking == first.name else SHARE
+    share = options.share or validated
     evaluator = Evaluator.of_run(run, pair, judging, options.decoding, progress or Silent())
     config = {
         **asdict(options),
@@ -93,8 +103,11 @@ def explain(
     results = [EXPLANATION, DIRECTION, PAGES]
     with run.stage("explain", config, results, read_by=["report"]) as stage:
         deciding = {name: value for name, value in config.items() if name not in _LATER}
-        kept = Keeping.of(run.state("explain"), deciding, pair.identity)
-        study = Study(evaluator, first.top(share), first, prompts, options, kept)
+        units, chat = first.top(share), evaluator.chat.describe(pair.tokenizer)
+        kept = Keeping.of(run.state("explain"), deciding, pair.identity, units.key, chat)
+        # First what can be wrong with it is told, before anything long is measured.
+        corpus = Corpus.builtin(evaluator, tokens=options.tokens) if options.pages else None
+        study = Study(evaluator, units, first, prompts, options, kept)
         card, direction = study.card(share)
         card = card.model_copy(update={"options": config})
         write_json(stage.file(EXPLANATION), card.written())
@@ -111,31 +124,30 @@ def explain(
         write_whole(
             stage.file(DIRECTION), lambda draft: save_file(saved, draft, metadata=provenance)
         )
-        write_json(
-            stage.file(PAGES), _pages(run, pair, evaluator, card, prompts, options).written()
-        )
+        pages = _pages(run, evaluator, card, prompts, corpus, options)
+        write_json(stage.file(PAGES), pages.written())
     return card
 
 
 def _pages(
     run: RunFolder,
-    pair: ModelPair,
     evaluator: Evaluator,
     card: ExplanationCard,
     prompts: ExplanationPrompts,
+    corpus: Corpus | None,
     options: ExplainOptions,
 ) -> NeuronPages:
-    """The first units of the set looked at closely."""
+    """The first units of the set looked at closely; none without a corpus."""
     rankings = rankings_of(run)
     space = next(iter(rankings.values())).space
     shown = card.neurons[: options.pages]
-    if not shown:
+    if corpus is None or not isinstance(evaluator.group, ModelPair):
         return NeuronPages(corpus="none", tokens=0, pages=[])
     return neuron_pages(
-        pair,
+        evaluator.group,
         rankings,
         units_named(space, [unit.unit for unit in shown]),
-        Corpus.builtin(evaluator, tokens=options.tokens),
+        corpus,
         refused=Refused.by(evaluator, prompts.found),
         stages={unit.unit: unit.stages for unit in card.neurons},
         seed=options.seed,
@@ -143,9 +155,7 @@ def _pages(
     )
 
 
-def _chosen_share(run: RunFolder, ranking: Ranking) -> float | None:
-    """What the run's validation chose, of this ranking."""
-    if not (run.is_whole("validate") and run.file(SUMMARY).is_file()):
-        return None
-    chosen = read_summary(run).chosen
-    return chosen.share if chosen.ranking == ranking.name else None
+def _chosen(run: RunFolder) -> Chosen | None:
+    """What the run's validation chose."""
+    whole = run.is_whole("validate") and run.file(SUMMARY).is_file()
+    return read_summary(run).chosen if whole else None

@@ -14,8 +14,9 @@ from safety_neurons.units import UnitSet
 
 LEVEL = 0.05
 """The false discovery rate of each stage."""
-TAIL = 0.1
-"""Of the units outside so many say how the tail of their effects falls."""
+TAIL, TAIL_UNITS, LEAST_TAIL = 0.1, 20, 10
+"""Of the units outside so large a part, or so many, say how the tail of their effects falls; with
+fewer than the last nothing is said."""
 _HIGH = 0.95
 
 
@@ -28,9 +29,8 @@ def p_outside(effects: Float[Tensor, "unit"], units: UnitSet) -> Float[Tensor, "
     Returns:
         (1 + those that do as much) ÷ (1 + all). Where none does, that is the same for a unit that
         does little more than all of them and for one that does a hundred times as much, so their
-        tail is continued: by exp(−(what is beyond the largest) ÷ (how far the largest TAIL of them
-        reach beyond the next, on average)), after Knijnenburg et al. 2009. Not a number for units
-        without an effect.
+        tail is continued (after Knijnenburg et al. 2009). Not a number for units without an effect,
+        and in layers of which nothing is outside.
     """
     found = torch.full((len(units),), torch.nan, dtype=torch.float64)
     places = units.space.blocks_of(units.flat)
@@ -39,6 +39,8 @@ def p_outside(effects: Float[Tensor, "unit"], units: UnitSet) -> Float[Tensor, "
         if not bool(mine.any()):
             continue
         outside = _outside(effects, units, place).sort().values
+        if not len(outside):
+            continue
         own = effects[units.space.slice_of(key)][units.in_block(key)].double()
         less = torch.searchsorted(outside.contiguous(), own.contiguous(), right=False)
         p = (1 + len(outside) - less).double() / (1 + len(outside)) * _beyond(own, outside)
@@ -71,6 +73,14 @@ def stages_of(
     return values, stages
 
 
+def measured_in(
+    effects: Mapping[StageName, Float[Tensor, "unit"]], units: UnitSet
+) -> set[StageName]:
+    """The stages in which a unit of the set can be compared with others of its layer."""
+    compared = {stage: p_outside(effect, units) for stage, effect in effects.items()}
+    return {stage for stage, p in compared.items() if not bool(p.isnan().all())}
+
+
 def nulls_of(effects: Mapping[StageName, Float[Tensor, "unit"]], units: UnitSet) -> list[LayerNull]:
     """What units outside the set do, layer by layer."""
     found = []
@@ -90,13 +100,31 @@ def nulls_of(effects: Mapping[StageName, Float[Tensor, "unit"]], units: UnitSet)
 
 
 def _beyond(own: Float[Tensor, "k"], outside: Float[Tensor, "outside"]) -> Float[Tensor, "k"]:
-    """By what p falls for effects beyond all of the units outside (sorted), else 1."""
-    tail = int(TAIL * len(outside))
-    if tail < 2:
+    """By what p falls for effects beyond all of the units outside (sorted), else 1.
+
+    A generalised Pareto distribution is fitted to the tail by probability-weighted moments (Hosking
+    and Wallis 1987); effects of units have heavy tails, which a faster fall would take for signs.
+
+    Returns:
+        Factors from 0 to 1.
+    """
+    count = max(int(TAIL * len(outside)), min(TAIL_UNITS, len(outside) // 4))
+    if count < LEAST_TAIL:
         return torch.ones_like(own)
-    reach = (outside[-tail:] - outside[-tail - 1]).mean()
-    away = (own - outside[-1]).clamp(min=0)
-    return torch.exp(-away / reach) if float(reach) > 0 else torch.ones_like(own)
+    excess = outside[-count:] - outside[-count - 1]
+    weights = 1 - (torch.arange(1, count + 1, dtype=torch.float64) - 0.35) / count
+    mean, weighted = float(excess.mean()), float((weights * excess).mean())
+    if mean <= 0 or mean - 2 * weighted <= 0:
+        return torch.ones_like(own)
+    shape = max(2 - mean / (mean - 2 * weighted), 0.0)
+    scale = 2 * mean * weighted / (mean - 2 * weighted) if shape > 0 else mean
+
+    def log_above(x: Tensor) -> Tensor:
+        return -torch.log1p(shape * x / scale) / shape if shape > 0 else -x / scale
+
+    most = outside[-1]
+    away = own.clamp(min=float(most)) - outside[-count - 1]
+    return torch.exp(log_above(away) - log_above(excess[-1]))
 
 
 def _outside(

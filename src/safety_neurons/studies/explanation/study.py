@@ -45,7 +45,7 @@ from safety_neurons.studies.explanation.openings import (
 from safety_neurons.studies.explanation.options import ExplainOptions, ExplanationPrompts
 from safety_neurons.studies.explanation.relays import own_activity, parts_of, sets_of
 from safety_neurons.studies.explanation.rows import Standing, unit_rows
-from safety_neurons.studies.explanation.stages import nulls_of, stages_of
+from safety_neurons.studies.explanation.stages import measured_in, nulls_of, stages_of
 from safety_neurons.studies.explanation.verdict import RULES, judged
 from safety_neurons.units import Ranking, UnitSet
 
@@ -132,7 +132,11 @@ class Study:
             for stage in StageName
         }
         verdict, reasons = judged(
-            figures, flow, causal, space.kinds[0].units, steering_measured=openings.usable
+            figures,
+            flow,
+            causal,
+            space.kinds[0].units,
+            measured=measured_in(found.by_stage, self.units),
         )
         standing = Standing(p, stages, own.tolist(), parts)
         card = ExplanationCard(
@@ -152,7 +156,9 @@ class Study:
             detectors=[
                 row
                 for side, of in found.detection.items()
-                for row in measured.detectors_in(str(side), of.areas, self.units)
+                for row in measured.detectors_in(
+                    str(side), of.areas, self.units, len(prompts.test), len(prompts.harmless)
+                )
             ],
             openings=openings,
             agreement=found.held.agreement,

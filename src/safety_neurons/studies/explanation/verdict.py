@@ -9,13 +9,14 @@
 3. *Refusals*: with any one stage held, the aligned model refuses less than with any of the random
    sets held, prompt by prompt (McNemar's exact test, 5 %).
 
-Present: all three. Absent: a stage has no unit, or neither flow is beyond chance. Unknown: that
-stage is steering, and it could not be measured. Partial: all else.
+Present: all three. Absent: no unit stands out in a stage that was measured, or neither flow is
+beyond chance. Unknown: what would decide was not measured (openings that tell too little, nothing
+outside the set to compare with, too few prompts, no random sets). Partial: all else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from safety_neurons.runs.explanation import (
     CausalRow,
@@ -30,9 +31,9 @@ RULES = (
     "median layer of detection before that of steering and that of mediation not outside them; "
     "with one stage's units held at harmless means, the next one loses more than with random units "
     "held (95 % interval); and with any one stage held the aligned model refuses less than with "
-    "any of the random sets held, prompt by prompt (McNemar's exact test, 5 %). Absent: a stage "
-    "has no unit, or neither of the next ones loses more than by chance. Unknown: that stage is "
-    "steering, and it could not be measured. Partial: all else."
+    "any of the random sets held, prompt by prompt (McNemar's exact test, 5 %). Absent: nothing "
+    "stands out in a stage that was measured, or neither of the next ones loses more than by chance. "
+    "Unknown: what would decide was not measured. Partial: all else."
 )
 CHAIN = (
     (StageName.DETECTION, StageName.MEDIATION),
@@ -46,26 +47,29 @@ def judged(
     causal: Sequence[CausalRow],
     noun: str,
     *,
-    steering_measured: bool,
+    measured: Collection[StageName],
 ) -> tuple[PipelineVerdict, list[str]]:
     """Whether there is a pipeline, and why.
 
     Args:
-        steering_measured: whether openings were usable.
+        measured: the stages in which units could be compared with others.
 
     Returns:
         The verdict, and a sentence for each rule.
     """
     empty = [stage for stage in StageName if not stages[stage].k]
-    ordered, order = _order(stages, empty, noun, steering_measured=steering_measured)
-    told = [_flow(flows, *link) for link in CHAIN]
+    ordered, order = _order(stages, empty, noun, measured)
+    links = [_flow(flows, *link) for link in CHAIN if not set(link) & set(empty)]
     fallen = [_refusals(causal, stage, noun) for stage in StageName if stages[stage].k]
-    reasons = [order, *(said for _, said in told if said), *(said for _, said in fallen)]
-    if empty == [StageName.STEERING] and not steering_measured:
-        return PipelineVerdict.UNKNOWN, reasons
-    if empty or not any(beyond for beyond, _ in told):
+    reasons = [order, *(said for _, said in (*links, *fallen))]
+    told = [beyond for beyond, _ in links]
+    if any(stage in measured for stage in empty) or (
+        told and not any(b is not False for b in told)
+    ):
         return PipelineVerdict.ABSENT, reasons
-    whole = ordered and all(beyond for beyond, _ in told) and all(less for less, _ in fallen)
+    if empty or None in told or None in [less for less, _ in fallen]:
+        return PipelineVerdict.UNKNOWN, reasons
+    whole = ordered and all(told) and all(less for less, _ in fallen)
     return (PipelineVerdict.PRESENT if whole else PipelineVerdict.PARTIAL), reasons
 
 
@@ -73,19 +77,17 @@ def _order(
     stages: Mapping[StageName, StageFigures],
     empty: Sequence[StageName],
     noun: str,
-    *,
-    steering_measured: bool,
+    measured: Collection[StageName],
 ) -> tuple[bool, str]:
     counts = ", ".join(
         f"{stages[s].k:,} for {s}" + (f" (median layer {_layer(stages[s])})" if stages[s].k else "")
         for s in StageName
     )
     said = f"{noun.capitalize()} of the set that stand out from the rest of their layer: {counts}."
-    if not steering_measured:
-        said += (
-            " Steering could not be measured: what answers begin with does not tell refusals from "
-            "compliances."
-        )
+    if unknown := [stage for stage in StageName if stage not in measured]:
+        said += f" Not measured: {' and '.join(unknown)}."
+    if StageName.STEERING in unknown and len(unknown) == 1:
+        said += " What answers begin with does not tell refusals from compliances."
     if empty:
         lacking = " and ".join(empty)
         return False, f"{said} Without any for {lacking} there is no chain from one to the next."
@@ -95,35 +97,32 @@ def _order(
     return False, f"{said} They do not stand in the order of the pipeline."
 
 
-def _flow(flows: Sequence[Flow], source: StageName, target: StageName) -> tuple[bool, str]:
+def _flow(flows: Sequence[Flow], source: StageName, target: StageName) -> tuple[bool | None, str]:
+    """Whether the target rests on the source; None where that was not measured."""
     found = next((f for f in flows if (f.source, f.target) == (source, target)), None)
-    if found is None:
-        return False, ""
-    chance = found.random or 0.0
-    beyond = found.ci_low is not None and found.ci_low > max(chance, 0.0)
-    bounds, beside = "", ""
-    if found.ci_low is not None:
-        bounds = f" ({_percent(found.ci_low)} to {_percent(found.ci_high)})"
-    if found.random is not None:
-        beside = f", with random ones {_percent(found.random)}"
-    verb = "rests" if beyond else "is not shown to rest"
+    if found is None or found.random is None or found.ci_low is None:
+        return None, f"Whether {target} rests on {source} could not be told."
+    beyond = found.ci_low > max(found.random, 0.0)
     return beyond, (
-        f"{str(target).capitalize()} {verb} on {source}: without it {_percent(found.lost)}{bounds} "
-        f"of what sets harmful prompts apart there is lost{beside}."
+        f"{str(target).capitalize()} {'rests' if beyond else 'is not shown to rest'} on {source}: "
+        f"without it {_percent(found.lost)} ({_percent(found.ci_low)} to "
+        f"{_percent(found.ci_high)}) of what sets harmful prompts apart there is lost, with random "
+        f"ones {_percent(found.random)}."
     )
 
 
-def _refusals(causal: Sequence[CausalRow], stage: StageName, noun: str) -> tuple[bool, str]:
+def _refusals(causal: Sequence[CausalRow], stage: StageName, noun: str) -> tuple[bool | None, str]:
+    """Whether refusals rest on a stage; None where that was not measured."""
     row = next((r for r in causal if (r.intervention, r.stage) == ("ablate", stage)), None)
-    if row is None or row.refusal_rate.refusal_rate is None:
-        return False, f"Whether refusals rest on {stage} could not be told."
-    rate, chance = row.refusal_rate.refusal_rate, row.random.refusal_rate if row.random else None
-    less = row.told and chance is not None and rate < chance
-    beside = "" if chance is None else f", without random ones {_percent(chance)}"
-    verb = "rest" if less else "are not shown to rest"
+    rate = None if row is None else row.refusal_rate.refusal_rate
+    chance = None if row is None or row.random is None else row.random.refusal_rate
+    if row is None or rate is None or chance is None:
+        return None, f"Whether refusals rest on {stage} could not be told."
+    less = row.told and rate < chance
     return less, (
-        f"Refusals {verb} on {stage}: without its {row.k:,} {noun if row.k > 1 else noun[:-1]} the "
-        f"aligned model refuses {_percent(rate)}{beside}."
+        f"Refusals {'rest' if less else 'are not shown to rest'} on {stage}: without its {row.k:,} "
+        f"{noun if row.k > 1 else noun[:-1]} the aligned model refuses {_percent(rate)}, without "
+        f"random ones {_percent(chance)}."
     )
 
 
