@@ -220,7 +220,7 @@ class LayerCosines(Record):
             in `chosen`, where the prompts are all the same to the layer.
         chosen: with the chosen direction.
         writes: of what the set's units of that layer write (harmful less harmless) with the chosen
-            direction; None where the set has none there.
+            direction; None where the set has none there, or a norm stands behind the MLP (Gemma).
     """
 
     layer: int
