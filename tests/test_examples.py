@@ -238,7 +238,8 @@ def test_names_need_no_torch():
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == (
         "['path-attribution', 'attribution', 'change-score'] ['refusal-classifier'] "
-        "['patch', 'patch-means', 'ablate', 'scale', 'steer', 'transplant'] False"
+        "['patch', 'patch-means', 'ablate', 'scale', 'steer', 'ablate-direction', 'transplant'] "
+        "False"
     )
 
 
