@@ -6,6 +6,12 @@ import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
+from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.mistral.modeling_mistral import MistralRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from safety_neurons.engine import ALONE, Side
 from safety_neurons.methods.steering import direct_logits
@@ -13,6 +19,14 @@ from safety_neurons.models import LoadedModel
 from tests.parity.test_contrast import COMPLETIONS
 from tests.tiny import ARCHITECTURES, LAYERS, PARTS, down_projections, pre_hooks, prompts
 
+RMS_NORMS = (
+    LlamaRMSNorm,
+    MistralRMSNorm,
+    Qwen2RMSNorm,
+    Qwen3RMSNorm,
+    Gemma2RMSNorm,
+    Gemma3RMSNorm,
+)
 KINDS = ["ia3", "lora", "lora-lm-head", None]
 LAST = {"gpt2": "transformer.ln_f", "gpt_neox": "gpt_neox.final_layer_norm"}
 POST = {"gemma2", "gemma3_text", "gemma3"}
@@ -72,6 +86,35 @@ def by_hand(model, architecture, prompt, completion, layer, column) -> float:
     change = (whole - without)[len(prompt) - 1 :]
     chosen = change[torch.arange(len(completion)), torch.tensor(completion)]
     return float((chosen - change.mean(-1)).sum())
+
+
+@pytest.fixture
+def exact_norms(monkeypatch):
+    """RMS norms in the model's own precision; transformers computes them in float32."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        eps = getattr(self, "variance_epsilon", getattr(self, "eps", None))
+        gain = 1 + self.weight if "Gemma" in type(self).__name__ else self.weight
+        return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * gain
+
+    for norm in RMS_NORMS:
+        monkeypatch.setattr(norm, "forward", forward)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_direct_logits_are_exactly_what_zeroing_takes(zoo, exact_norms, architecture, kind):
+    model = LoadedModel.load(zoo.source(architecture, kind), dtype=torch.float64, device="cpu")
+    found = direct_logits(model, ALONE, prompts(), COMPLETIONS)
+    reference = merged(zoo, architecture, kind)
+    width = model.space().widths[0]
+    for layer in range(LAYERS):
+        for column in (0, 7, width - 1):
+            for row, (prompt, completion) in enumerate(zip(prompts(), COMPLETIONS, strict=True)):
+                expected = by_hand(reference, architecture, prompt, completion, layer, column)
+                said = found[row, layer * width + column].item()
+                assert said == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
