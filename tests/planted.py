@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from safety_neurons.judges import Verdict
 from safety_neurons.prompts import Prompt, PromptSet
-from tests.tiny import BOS, EOS, PAD, TEMPLATE
+from tests.tiny import BOS, EOS, PAD, tokenizer_of
 
 
 def _words(text: str) -> list[str]:
@@ -148,20 +147,7 @@ def prompts(seed: int, split: Split) -> tuple[PromptSet, PromptSet]:
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """One token a word."""
-    core = Tokenizer(models.WordLevel(dict(_ID), unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    core.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", BOS)]
-    )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-    )
-    fast.chat_template = TEMPLATE
-    return fast
+    return tokenizer_of(VOCABULARY)
 
 
 def plant(folder: Path, seed: int) -> Planted:

@@ -133,9 +133,14 @@ PARTS: dict[str, dict] = {
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word; adds a BOS of its own, and its chat template writes one, too."""
+    """Of seven named words and `w7`, `w8` and so on."""
     words = ["<pad>", "<s>", "</s>", "<unk>", "system", "user", "assistant"]
     words += [f"w{i}" for i in range(len(words), VOCABULARY)]
+    return tokenizer_of(words)
+
+
+def tokenizer_of(words: Sequence[str]) -> PreTrainedTokenizerFast:
+    """One token a word; adds a BOS of its own, and its chat template writes one, too."""
     core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     core.post_processor = processors.TemplateProcessing(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 @explained
 def command(
-    run: Annotated[Path, typer.Argument(help="A run folder, made by `safety-neurons find`.")],
+    run: o.Run,
     share: Annotated[
         float | None,
         typer.Option(help="The fraction of all neurons; else what `validate` chose, or 0.02."),

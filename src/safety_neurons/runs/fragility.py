@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
 from safety_neurons.runs.record import BoundedRecord, Record
+from safety_neurons.statistics import Rate
 from safety_neurons.units import SiteKind
 
 FRAGILITY = "fragility.json"
@@ -29,6 +30,18 @@ class RefusalRate(BoundedRecord):
     n: int
     refusal_rate: float | None
     unscored: int = 0
+
+    @classmethod
+    def of(cls, rate: Rate, **fields: Any) -> Self:
+        """A measured rate as a record, with what else its kind of record holds."""
+        return cls(
+            refusal_rate=rate.value,
+            n=rate.n,
+            unscored=rate.unscored,
+            ci_low=rate.ci_low,
+            ci_high=rate.ci_high,
+            **fields,
+        )
 
 
 class RemovalPoint(RefusalRate):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safety_neurons.engine import ModelGroup
 from safety_neurons.inference import Decoding, Setting, answer, encode_prompts, kept_key, texts_of
+from safety_neurons.inference.reading import Place, Read, read_at
 from safety_neurons.judges import Judge, Verdict, unfinished, verdicts_on
 from safety_neurons.progress import Progress
 from safety_neurons.prompts import ChatFormat, PromptSet
 from safety_neurons.runs import RunFolder
 from safety_neurons.statistics import Rate, rate
 from safety_neurons.storage import digest
+from safety_neurons.units import UnitSpace
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,36 @@ class Evaluator:
         )
         by_key = dict(zip(distinct, answers, strict=True))
         return [by_key[setting.key] for setting in settings]
+
+    def read(
+        self,
+        prompts: PromptSet,
+        places: Sequence[Sequence[Place]],
+        space: UnitSpace,
+        setting: Setting,
+        *,
+        first: Collection[int] = (),
+        label: str | None = None,
+    ) -> Read:
+        """What a model computes on `prompts` at places, under `setting`; see `read_at`.
+
+        Args:
+            label: of the progress; None for silence, such as inside another loop.
+
+        Returns:
+            Units and probabilities, in the order of `prompts`.
+        """
+        return read_at(
+            self.group,
+            self.encoded(prompts),
+            places,
+            space,
+            setting,
+            self.decoding,
+            first=first,
+            progress=None if label is None else self.progress,
+            label=label or "",
+        )
 
     def writing(self, max_new_tokens: int) -> Evaluator:
         """The same, but for where answers are cut."""

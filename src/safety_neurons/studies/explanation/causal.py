@@ -12,7 +12,7 @@ from torch import Tensor
 
 from safety_neurons.engine import Side
 from safety_neurons.inference import Setting
-from safety_neurons.inference.reading import Place, Read, read_at
+from safety_neurons.inference.reading import Place, Read
 from safety_neurons.interventions import Ablate, Intervention, Patch
 from safety_neurons.methods.detection import LEAST, separation
 from safety_neurons.methods.direction import Directions
@@ -210,19 +210,18 @@ class CausalTest:
         return UnitSet.of(target.flat[layers > first], target.space) - source
 
     def _look(self, setting: Setting) -> Seen:
-        watched, of = self._watched, {}
-        for name, prompts in (("harmful", self._harmful), ("harmless", self._harmless)):
-            of[name] = read_at(
-                self._evaluator.group,
-                self._evaluator.encoded(prompts),
+        watched = self._watched
+        of = {
+            name: self._evaluator.read(
+                prompts,
                 self._places_in(prompts),
                 self._space,
                 setting,
-                self._evaluator.decoding,
                 first=watched.first,
-                progress=self._evaluator.progress,
                 label="Behind interventions",
             )
+            for name, prompts in (("harmful", self._harmful), ("harmless", self._harmless))
+        }
         mine = [
             of["harmful"].units[:, 1, self._space.slice_of(block.key)][
                 :, self.units.in_block(block.key)
@@ -287,14 +286,8 @@ class CausalTest:
 
     def refusals(self, setting: Setting) -> RefusalRate:
         """Of harmful prompts under a setting."""
-        found = self._evaluator.judged(self._harmful, setting, "Answers").refusal_rate
-        return RefusalRate(
-            refusal_rate=found.value,
-            n=found.n,
-            unscored=found.unscored,
-            ci_low=found.ci_low,
-            ci_high=found.ci_high,
-        )
+        judged = self._evaluator.judged(self._harmful, setting, "Answers")
+        return RefusalRate.of(judged.refusal_rate)
 
     def _downstream(self, setting: Setting) -> Downstream:
         seen, detected = self.seen(setting), None

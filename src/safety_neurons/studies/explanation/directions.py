@@ -17,7 +17,7 @@ from torch import Tensor
 from safety_neurons.engine import Role
 from safety_neurons.errors import UserError
 from safety_neurons.inference import Setting, surprisals
-from safety_neurons.inference.reading import Place, read_at
+from safety_neurons.inference.reading import Place
 from safety_neurons.inference.refusal_odds import REFUSAL_TOKENS, log_odds
 from safety_neurons.interventions import AblateDirection
 from safety_neurons.judges import Verdict
@@ -117,19 +117,9 @@ def _between(
     evaluator: Evaluator, role: Role, of: Sequence[tuple[PromptSet, Sequence[Sequence[Place]]]]
 ) -> list[Directions]:
     """One for each place, of harmful and harmless prompts with their places."""
-    group, kinds = evaluator.group, []
-    space = group.space(SiteKind.RESIDUAL)
+    space, kinds = evaluator.group.space(SiteKind.RESIDUAL), []
     for prompts, places in of:
-        read = read_at(
-            group,
-            evaluator.encoded(prompts),
-            places,
-            space,
-            Setting(role),
-            evaluator.decoding,
-            progress=evaluator.progress,
-            label="Residual stream",
-        )
+        read = evaluator.read(prompts, places, space, Setting(role), label="Residual stream")
         kinds.append(read.units.view(len(prompts), len(places[0]), len(space.blocks), -1))
     harmful, harmless = kinds
     return [Directions.between(harmful[:, i], harmless[:, i]) for i in range(harmful.shape[1])]

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from safety_neurons.engine import Role, Side
 from safety_neurons.inference import Setting
-from safety_neurons.inference.reading import read_at
 from safety_neurons.methods.ablation import ActivationSums, sum_activations
 from safety_neurons.methods.detection import Separation, separation
 from safety_neurons.methods.mediation import Mediation, Targets, exact, first_order
@@ -74,17 +73,7 @@ def detection_of(
     of = []
     for prompts in (harmful, harmless):
         places = [[p.content, [p.end], [p.tail]] for p in places_in(evaluator, prompts)]
-        read = read_at(
-            evaluator.group,
-            evaluator.encoded(prompts),
-            places,
-            space,
-            Setting(role),
-            evaluator.decoding,
-            progress=evaluator.progress,
-            label="Detection",
-        )
-        of.append(read.units)
+        of.append(evaluator.read(prompts, places, space, Setting(role), label="Detection").units)
     found = {}
     for place, position in enumerate(Position):
         blocks = [

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from safety_neurons.engine import Side
 from safety_neurons.inference import Setting
-from safety_neurons.inference.reading import read_at
 from safety_neurons.interventions import Ablate, Intervention
 from safety_neurons.prompts import PromptSet
 from safety_neurons.runs.explanation import Position, StageName
@@ -53,9 +52,7 @@ def own_activity(
     def read(blocks: Sequence[Block], *acts: Intervention) -> Float[Tensor, "place unit"]:
         """Means over few prompts; 0 for units of other blocks."""
         here = UnitSpace(tuple(blocks))
-        setting = Setting(Side.ALIGNED, acts)
-        encoded = evaluator.encoded(few)
-        found = read_at(evaluator.group, encoded, places, here, setting, evaluator.decoding)
+        found = evaluator.read(few, places, here, Setting(Side.ALIGNED, acts))
         means, whole = found.units.mean(dim=0), torch.zeros(len(Position), space.total)
         for block in blocks:
             whole[:, space.slice_of(block.key)] = means[:, here.slice_of(block.key)]

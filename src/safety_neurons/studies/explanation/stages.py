@@ -73,14 +73,6 @@ def stages_of(
     return values, stages
 
 
-def measured_in(
-    effects: Mapping[StageName, Float[Tensor, "unit"]], units: UnitSet
-) -> set[StageName]:
-    """The stages in which a unit of the set can be compared with others of its layer."""
-    compared = {stage: p_outside(effect, units) for stage, effect in effects.items()}
-    return {stage for stage, p in compared.items() if not bool(p.isnan().all())}
-
-
 def nulls_of(effects: Mapping[StageName, Float[Tensor, "unit"]], units: UnitSet) -> list[LayerNull]:
     """What units outside the set do, layer by layer."""
     found = []

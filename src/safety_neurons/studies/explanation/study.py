@@ -12,7 +12,6 @@ from torch import Tensor
 from safety_neurons.engine import Side
 from safety_neurons.errors import UserError
 from safety_neurons.inference import Setting
-from safety_neurons.inference.reading import read_at
 from safety_neurons.methods.mediation import Mediation, Targets
 from safety_neurons.methods.moments import Moments
 from safety_neurons.methods.steering import DirectEffects
@@ -45,7 +44,7 @@ from safety_neurons.studies.explanation.openings import (
 from safety_neurons.studies.explanation.options import ExplainOptions, ExplanationPrompts
 from safety_neurons.studies.explanation.relays import own_activity, parts_of, sets_of
 from safety_neurons.studies.explanation.rows import Standing, unit_rows
-from safety_neurons.studies.explanation.stages import measured_in, nulls_of, stages_of
+from safety_neurons.studies.explanation.stages import nulls_of, stages_of
 from safety_neurons.studies.explanation.verdict import RULES, judged
 from safety_neurons.units import Ranking, UnitSet
 
@@ -136,7 +135,7 @@ class Study:
             flow,
             causal,
             space.kinds[0].units,
-            measured=measured_in(found.by_stage, self.units),
+            measured={stage for of_unit in p for stage in of_unit},
         )
         standing = Standing(p, stages, own.tolist(), parts)
         card = ExplanationCard(
@@ -211,14 +210,11 @@ class Study:
     def _watched(self, direction: Chosen, openings: OpeningSets) -> Watched:
         prompts, space = self.prompts, self.units.space
         means = [
-            read_at(
-                self.evaluator.group,
-                self.evaluator.encoded(of),
+            self.evaluator.read(
+                of,
                 [[[direction.position]]] * len(of),
                 space,
                 Setting(Side.ALIGNED),
-                self.evaluator.decoding,
-                progress=self.evaluator.progress,
                 label="Means",
             )
             .units[:, 0]

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
@@ -39,7 +38,7 @@ from safety_neurons.runs.fragility import (
     RemovalPoint,
     SingleEffect,
 )
-from safety_neurons.statistics import Rate, mean_interval
+from safety_neurons.statistics import mean_interval
 from safety_neurons.storage import write_json
 from safety_neurons.studies.evaluator import Evaluator
 from safety_neurons.studies.fragility.options import (
@@ -58,8 +57,6 @@ from safety_neurons.studies.fragility.removals import (
 from safety_neurons.studies.fragility.topic import on_topic
 from safety_neurons.studies.sets import rankings_of
 from safety_neurons.units import Ranking, SiteKind, UnitSet, UnitSpace, units_in
-
-R = TypeVar("R", bound=RefusalRate)
 
 _AMPLIFIED_SHARE = 0.005
 _SETTINGS_AT_ONCE = 8
@@ -219,12 +216,11 @@ class _Study:
             units=space.total,
             ranking=ranking.name,
             judge=self.evaluator.judge.name,
-            intact=_rate_of(tested.refusal_rate, RefusalRate),
-            intact_harmless=_rate_of(
+            intact=RefusalRate.of(tested.refusal_rate),
+            intact_harmless=RefusalRate.of(
                 self.evaluator.judged(
                     self.prompts.harmless, self.intact, "Harmless answers"
-                ).refusal_rate,
-                RefusalRate,
+                ).refusal_rate
             ),
             intact_perplexity=perplexity,
             intact_on_topic=self._on_topic(self.intact),
@@ -250,7 +246,7 @@ class _Study:
             return None
         setting = Setting(self.reference)
         judged = self.evaluator.judged(self.prompts.tested, setting, "Answers")
-        return _rate_of(judged.refusal_rate, RefusalRate)
+        return RefusalRate.of(judged.refusal_rate)
 
     def _channels(self, space: UnitSpace) -> UnitSpace | None:
         """Attention's output channels, where the study is of neurons."""
@@ -303,9 +299,8 @@ class _Study:
         self.evaluator.prepare(tested, settings, "Removals")
         perplexities = self._perplexities([self.intact, *settings])
         points = [
-            _rate_of(
+            RemovalPoint.of(
                 self.evaluator.judged(tested, removal.setting, removal.name).refusal_rate,
-                RemovalPoint,
                 removal=removal.removal,
                 set=removal.name,
                 site=removal.site,
@@ -369,9 +364,8 @@ class _Study:
                     n=len(prompts),
                     ci_low=interval.low if interval else None,
                     ci_high=interval.high if interval else None,
-                    generated=_rate_of(
-                        self.evaluator.judged(self.prompts.tested, alone[i], name).refusal_rate,
-                        RefusalRate,
+                    generated=RefusalRate.of(
+                        self.evaluator.judged(self.prompts.tested, alone[i], name).refusal_rate
                     )
                     if i in alone
                     else None,
@@ -400,7 +394,7 @@ class _Study:
                 self.evaluator.prepare(prompts, list(settings.values()), f"Amplified ({kind})")
             for factor, setting in settings.items():
                 judged = self.evaluator.judged(prompts, setting, f"Amplified ({kind})")
-                found.append(_rate_of(judged.refusal_rate, Amplified, factor=factor, prompts=kind))
+                found.append(Amplified.of(judged.refusal_rate, factor=factor, prompts=kind))
         return found
 
     def _halves(self, point: RemovalPoint) -> bool:
@@ -414,14 +408,3 @@ class _Study:
             and before.value is not None
             and point.refusal_rate <= _HALF * before.value
         )
-
-
-def _rate_of(rate: Rate, kind: type[R], **fields: object) -> R:
-    return kind(
-        refusal_rate=rate.value,
-        n=rate.n,
-        unscored=rate.unscored,
-        ci_low=rate.ci_low,
-        ci_high=rate.ci_high,
-        **fields,
-    )
