@@ -33,6 +33,8 @@ from safety_neurons.studies.explanation.directions import places_in
 from safety_neurons.studies.explanation.keeping import Keeping
 from safety_neurons.units import SiteKind, UnitSet, UnitSpace, UnitValues
 
+_END, _DIRECTION = 0, 1
+"""The places that are read: the end of the user's text, and that of the refusal direction."""
 SET = "set"
 """The whole set, stages or none."""
 Change = Literal["none", "ablate", "patch"]
@@ -157,8 +159,8 @@ class CausalTest:
     def seen(self, setting: Setting) -> Seen:
         """What is seen of test prompts under a setting."""
         if setting.key not in self._seen:
-            kept = self._kept.tensors(f"seen-{setting.key}", lambda: self._look(setting).tensors())
-            self._seen[setting.key] = Seen.of_tensors(kept)
+            name = f"seen-{setting.key}"
+            self._seen[setting.key] = self._kept.value(Seen, name, self._look, setting)
         return self._seen[setting.key]
 
     def activity(self, seen: Seen, units: UnitSet) -> Float[Tensor, "prompt"]:
@@ -210,9 +212,9 @@ class CausalTest:
         return UnitSet.of(target.flat[layers > first], target.space) - source
 
     def _look(self, setting: Setting) -> Seen:
-        watched = self._watched
-        of = {
-            name: self._evaluator.read(
+        watched, end = self._watched, self._watched.end[Side(setting.recipient)]
+        harmful, harmless = (
+            self._evaluator.read(
                 prompts,
                 self._places_in(prompts),
                 self._space,
@@ -220,20 +222,26 @@ class CausalTest:
                 first=watched.first,
                 label="Behind interventions",
             )
-            for name, prompts in (("harmful", self._harmful), ("harmless", self._harmless))
-        }
+            for prompts in (self._harmful, self._harmless)
+        )
         mine = [
-            of["harmful"].units[:, 1, self._space.slice_of(block.key)][
+            harmful.units[:, _DIRECTION, self._space.slice_of(block.key)][
                 :, self.units.in_block(block.key)
             ]
             for block in self._held.blocks
         ]
-        end = watched.end[Side(setting.recipient)]
+
+        def along(read: Read) -> Float[Tensor, "prompt"]:
+            return self._way(read, _DIRECTION, watched.way)[:, 0]
+
+        def told(read: Read) -> Float[Tensor, "prompt"]:
+            return self._way(read, _END, end).mean(dim=1)
+
         return Seen(
             torch.cat(mine, dim=1),
-            tuple(self._way(read, 1, watched.way)[:, 0] for read in of.values()),  # type: ignore[arg-type]
-            tuple(self._way(read, 0, end).mean(dim=1) for read in of.values()),  # type: ignore[arg-type]
-            of["harmful"].first,
+            (along(harmful), along(harmless)),
+            (told(harmful), told(harmless)),
+            harmful.first,
         )
 
     def _way(

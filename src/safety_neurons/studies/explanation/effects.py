@@ -276,9 +276,10 @@ class Effects:
 
 
 def steering_of(
-    evaluator: Evaluator, effects: DirectEffects, prompts: Sequence[Sequence[int]], of: OpeningSets
+    evaluator: Evaluator, space: UnitSpace, prompts: Sequence[Sequence[int]], of: OpeningSets
 ) -> Moments:
     """What each unit adds to refusal openings above compliance openings, logits per token."""
+    effects = DirectEffects(evaluator.group, Side.ALIGNED, space)
     openings = [*of.refusal, *of.compliance]
     sign = torch.tensor(
         [1 / len(of.refusal)] * len(of.refusal) + [-1 / len(of.compliance)] * len(of.compliance),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec, Protocol, Self, TypeVar
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -14,6 +15,23 @@ from safety_neurons.environment import versions
 from safety_neurons.errors import UserError, reading
 from safety_neurons.methods.accumulation import content_of
 from safety_neurons.storage import digest, remove, write_whole
+
+
+class Kept(Protocol):
+    """What can be kept: it is made of tensors by name."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As tensors."""
+        ...
+
+    @classmethod
+    def of_tensors(cls, kept: Mapping[str, Tensor], /) -> Self:
+        """What `tensors` gave."""
+        ...
+
+
+K = TypeVar("K", bound=Kept)
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -32,6 +50,17 @@ class Keeping:
     def of(cls, folder: Path, *decided_by: object) -> Keeping:
         """For a study that is decided by some values; packages' versions are among them."""
         return cls(folder, digest(*decided_by, versions()))
+
+    def value(
+        self,
+        kind: type[K],
+        name: str,
+        measure: Callable[P, K],
+        *args: P.args,
+        **options: P.kwargs,
+    ) -> K:
+        """What `measure` gave under a name, or gives now."""
+        return kind.of_tensors(self.tensors(name, lambda: measure(*args, **options).tensors()))
 
     def tensors(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """What was made under a name, or is made now; a damaged file is made again."""

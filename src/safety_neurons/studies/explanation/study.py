@@ -14,7 +14,6 @@ from safety_neurons.errors import UserError
 from safety_neurons.inference import Setting
 from safety_neurons.methods.mediation import Mediation, Targets
 from safety_neurons.methods.moments import Moments
-from safety_neurons.methods.steering import DirectEffects
 from safety_neurons.prompts import PromptSet
 from safety_neurons.runs.explanation import (
     CausalRow,
@@ -82,17 +81,15 @@ class Study:
         space, prompts = self.units.space, self.prompts
         openings, kinds = self._openings()
         behind = min(p.behind for p in places_in(self.evaluator, prompts.found))
-        direction = Chosen.of_tensors(
-            self.kept.tensors(
-                "direction",
-                lambda: choose_direction(
-                    self.evaluator,
-                    Side.ALIGNED,
-                    (prompts.found, prompts.found_harmless),
-                    (prompts.select, prompts.found_harmless),
-                    behind,
-                ).tensors(),
-            )
+        direction = self.kept.value(
+            Chosen,
+            "direction",
+            choose_direction,
+            self.evaluator,
+            Side.ALIGNED,
+            (prompts.found, prompts.found_harmless),
+            (prompts.select, prompts.found_harmless),
+            behind,
         )
         watched = self._watched(direction, kinds)
         found = self._effects(direction, watched, kinds if openings.usable else None)
@@ -241,13 +238,15 @@ class Study:
     ) -> measured.Effects:
         evaluator, prompts, space = self.evaluator, self.prompts, self.units.space
         detection = {
-            side: measured.Detection.of_tensors(
-                self.kept.tensors(
-                    f"detection-{side}",
-                    lambda side=side: measured.detection_of(  # type: ignore[misc]
-                        evaluator, side, prompts.test, prompts.harmless, space
-                    ).tensors(),
-                )
+            side: self.kept.value(
+                measured.Detection,
+                f"detection-{side}",
+                measured.detection_of,
+                evaluator,
+                side,
+                prompts.test,
+                prompts.harmless,
+                space,
             )
             for side in Side
         }
@@ -257,40 +256,41 @@ class Study:
             self._later_weights(watched),
         )
         encoded = evaluator.encoded(prompts.test)
-        mediation = Mediation.of_tensors(
-            self.kept.tensors(
-                "mediation",
-                lambda: measured.mediation_of(evaluator, encoded, targets, watched.means).tensors(),
-            )
+        mediation = self.kept.value(
+            Mediation,
+            "mediation",
+            measured.mediation_of,
+            evaluator,
+            encoded,
+            targets,
+            watched.means,
         )
         layers = space.layers_of(torch.arange(space.total))
         nothing_behind = layers >= max(targets.streams)
         first_order = mediation.direction.mean.masked_fill(nothing_behind, torch.nan)
-        held = self.kept.tensors(
+        held = self.kept.value(
+            measured.HeldUnits,
             "held",
-            lambda: measured.hold_one_by_one(
-                evaluator,
-                encoded,
-                self.units,
-                first_order,
-                targets,
-                watched.means,
-                self.options.exact,
-                self.options.seed,
-            ).tensors(),
+            measured.hold_one_by_one,
+            evaluator,
+            encoded,
+            self.units,
+            first_order,
+            targets,
+            watched.means,
+            self.options.exact,
+            self.options.seed,
         )
         steering = None
         if openings is not None:
-            steering = Moments.of_tensors(
-                self.kept.tensors(
-                    "steering",
-                    lambda: measured.steering_of(
-                        evaluator,
-                        DirectEffects(evaluator.group, Side.ALIGNED, space),
-                        encoded,
-                        openings,
-                    ).tensors(),
-                )
+            steering = self.kept.value(
+                Moments,
+                "steering",
+                measured.steering_of,
+                evaluator,
+                space,
+                encoded,
+                openings,
             )
         by_stage = {
             StageName.DETECTION: measured.distance(detection[Side.ALIGNED].areas),
@@ -298,9 +298,7 @@ class Study:
         }
         if steering is not None:
             by_stage[StageName.STEERING] = steering.mean
-        return measured.Effects(
-            detection, mediation, measured.HeldUnits.of_tensors(held), steering, by_stage
-        )
+        return measured.Effects(detection, mediation, held, steering, by_stage)
 
     def _later_weights(self, watched: Watched) -> Float[Tensor, "unit"]:
         """Of the set's units, what sets kinds of prompts apart, each layer's together 1."""
