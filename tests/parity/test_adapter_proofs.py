@@ -240,3 +240,38 @@ def test_the_probe_holds_what_an_adapter_waits_for():
     assert (tokens[:, -1] == 77).all()
     assert torch.equal(tokens, proofs.probe_tokens(80, [77]))
     assert tokens.max() < 80
+
+
+class Jittering:
+    """A plain model whose logits move with the size of the batch, as a GPU's do."""
+
+    def __init__(self, model, by: float):
+        self.model, self.by, self.config = model, by, model.config
+        self.parameters = model.parameters
+
+    def __call__(self, input_ids, **options):
+        out = self.model(input_ids=input_ids, **options)
+        out.logits += self.by * (len(input_ids) - 2) * out.logits.abs().max()
+        return out
+
+
+@pytest.mark.parametrize(
+    ("jitter", "off", "fits"),
+    [
+        (0, 5e-5, True),  # seen on a GPU with the embedded pair: 2.7e-5
+        (0, 2e-4, False),
+        (1e-4, 2e-4, True),  # no more than the order of sums does there
+        (1e-4, 5e-3, False),
+        (1, 0.2, False),  # a model whose rows depend on each other is not excused by it
+    ],
+)
+def test_logits_may_differ_by_what_the_batch_alone_moves(zoo, jitter, off, fits):
+    model = load(zoo.source("llama", None)).float()
+    tokens = proofs.probe_tokens(50)
+    wanted = proofs.Reference.of("mine", Jittering(model, jitter), tokens)
+    found = wanted.logits + off * wanted.logits.abs().max()
+    if fits:
+        assert proofs.require_same("mine", found, wanted) == pytest.approx(off, rel=0.01)
+        return
+    with pytest.raises(UserError, match="'mine' cannot be run as PEFT runs it"):
+        proofs.require_same("mine", found, wanted)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from safety_neurons.engine import BlockTap, ModelGroup, Resumption, Role, Tokens
 from safety_neurons.engine.resuming import entrance
+from safety_neurons.engine.rounding import SINGLE, distance
 from safety_neurons.errors import InterventionError
 from safety_neurons.interventions import Intervention, InterventionEdit
 from safety_neurons.progress import Progress
@@ -20,8 +21,6 @@ from safety_neurons.units import SiteKind
 
 ROWS = 128
 """The most rows of one pass."""
-_SAME = 1e-4
-"""What a pass that begins in the middle may differ in, as a part of the largest figure."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +101,8 @@ def require_same(layer: int, whole: Tensor, resumed: Tensor) -> None:
     Raises:
         InterventionError: if it differs.
     """
-    off = float((resumed - whole).abs().max() / whole.abs().max().clamp(min=1e-12))
-    if not off <= _SAME:
+    off = distance(resumed, whole)
+    if not off <= SINGLE:
         raise InterventionError(
             f"Begun at layer {layer}, the model gives something else ({off:.1e} of the largest), "
             "so its layers cannot be passed over."

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from safety_neurons.engine import gating
 from safety_neurons.engine.gating import RowSpan
+from safety_neurons.engine.rounding import ALLOWED, distance
 from safety_neurons.errors import UserError, reading
 from safety_neurons.models import proofs
 from safety_neurons.models.completeness import listed
@@ -164,7 +165,7 @@ def attach(
     for layer in loaded:
         layer.enable_adapters(True)
         layer.set_adapter(name)
-    reference = Reference(label, proofs.logits_of(adapted, tokens))
+    reference = Reference.of(label, adapted, tokens)
     proofs.require_effect(label, reference.logits, without)
     for layer in loaded:
         layer.enable_adapters(False)
@@ -203,10 +204,10 @@ def merge(
     model = base()
     without = proofs.logits_of(model, tokens)
     adapted = _loaded(model, folder, "default", label, seed=0)
-    reference = Reference(label, proofs.logits_of(adapted, tokens))
+    reference = Reference.of(label, adapted, tokens)
     if not _is_beside_the_base(config):
         again = proofs.logits_of(_loaded(base(), folder, "default", label, seed=1), tokens)
-        if proofs.distance(again, reference.logits) > proofs.TOLERANCE:
+        if distance(again, reference.logits) > ALLOWED[torch.float64]:
             raise UserError(
                 f"The adapter '{label}' gives another model at every load, as its start "
                 f"({config.get('init_lora_weights')}) is drawn at random; save it again with "
@@ -215,7 +216,7 @@ def merge(
     proofs.require_effect(label, reference.logits, without)
     with reading(label, remedy=_MERGE_REMEDY, fault="cannot be merged into its base model"):
         merged = adapted.merge_and_unload()
-    proofs.require_same(label, proofs.logits_of(merged, tokens), reference.logits)
+    proofs.require_same(label, proofs.logits_of(merged, tokens), reference)
     return Merged(merged, reference)
 
 

@@ -258,7 +258,7 @@ class _Loader:
         adapter = resolved.adapter
         if role not in self.references:  # else merged already
             if adapter is None:
-                self.references[role] = Reference(None, proofs.logits_of(model, self.tokens))
+                self.references[role] = Reference.of(None, model, self.tokens)
             else:
                 label = resolved.source.adapter or ""
                 self.references[role] = adapters.attach(

@@ -16,13 +16,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from safety_neurons.engine import ModelGroup, PairedRows, Role, Tokens
+from safety_neurons.engine.rounding import ALLOWED, distance
 from safety_neurons.errors import UserError, reading
 
-TOLERANCE = 1e-5
-"""Of the largest logit, in float32 and float64."""
-COARSE_TOLERANCE = 0.1
-"""In other precisions, whose rounding alone can be a hundredth."""
-_EXACT = (torch.float32, torch.float64)
+COARSE = 0.1
+"""Of the largest logit, in half precisions, whose rounding alone can be a hundredth."""
+ROOM = 10
+"""How many times as far apart as PEFT's own logits in batches of two sizes logits may lie."""
 _ROWS, _POSITIONS = 2, 12
 
 Logits = Float[Tensor, "batch pos vocab"]
@@ -35,10 +35,31 @@ class Reference:
     Args:
         adapter: how the user named the adapter, None for the plain model.
         logits: PEFT's own, or the plain model's where there is no adapter.
+        rounding: how far these lie from the same ones in a batch of twice the rows, as a share
+            of the largest.
     """
 
     adapter: str | None
     logits: Logits
+    rounding: float
+
+    @classmethod
+    def of(cls, adapter: str | None, model: Any, tokens: Int[Tensor, "batch pos"]) -> Reference:
+        """Run a plain model, or PEFT's own.
+
+        Returns:
+            Its logits, and how far these depend on the batch.
+
+        Raises:
+            UserError: if its logits are not finite numbers.
+        """
+        logits = logits_of(model, tokens)
+        twice = logits_of(model, torch.cat([tokens, tokens]))
+        return cls(adapter, logits, distance(twice[: len(tokens)], logits))
+
+    def allowed(self, dtype: torch.dtype) -> float:
+        """What the same logits in this precision may differ in, as a share of the largest."""
+        return max(ALLOWED.get(dtype, COARSE), min(ROOM * self.rounding, COARSE))
 
 
 def probe_tokens(vocabulary: int, also: Iterable[int] = ()) -> Int[Tensor, "batch pos"]:
@@ -81,12 +102,6 @@ def logits_of(model: Any, tokens: Int[Tensor, "batch pos"]) -> Logits:
     return logits
 
 
-def distance(found: Logits, wanted: Logits) -> float:
-    """The largest difference of two batches of logits, as a share of the largest logit."""
-    found, wanted = found.double(), wanted.double()
-    return float((found - wanted).abs().max() / wanted.abs().max())
-
-
 def require_effect(adapter: str, with_it: Logits, without: Logits) -> None:
     """Raise UserError if an adapter changes no logit at all."""
     if torch.equal(with_it, without):
@@ -96,7 +111,7 @@ def require_effect(adapter: str, with_it: Logits, without: Logits) -> None:
         )
 
 
-def require_same(adapter: str, found: Logits, wanted: Logits) -> float:
+def require_same(adapter: str, found: Logits, wanted: Reference) -> float:
     """Demand that logits are PEFT's own, up to rounding.
 
     Returns:
@@ -105,12 +120,12 @@ def require_same(adapter: str, found: Logits, wanted: Logits) -> float:
     Raises:
         UserError: if they differ by more.
     """
-    apart = distance(found, wanted)
-    allowed = TOLERANCE if found.dtype in _EXACT else COARSE_TOLERANCE
+    apart = distance(found, wanted.logits)
+    allowed = wanted.allowed(found.dtype)
     if not apart <= allowed:
         raise UserError(
             f"The adapter '{adapter}' cannot be run as PEFT runs it: logits differ by {apart:.2g} "
-            f"of the largest, where {allowed:g} is allowed; merge it into a checkpoint where it "
+            f"of the largest, where {allowed:.2g} is allowed; merge it into a checkpoint where it "
             "was trained, and give that."
         )
     return apart
@@ -139,8 +154,8 @@ def prove_adapters(
     for role, reference in references.items():
         # The plain side of a pair is not what the other side's adapter makes of it.
         name = reference.adapter or named[0]
-        apart = require_same(name, found[role], reference.logits)
-        if group.dtype not in _EXACT and reference.adapter:
+        apart = require_same(name, found[role], reference)
+        if group.dtype not in ALLOWED and reference.adapter:
             notes.append(
                 f"The adapter '{name}' as it is run here and as PEFT runs it differ by {apart:.2%} "
                 f"of the largest logit in {str(group.dtype).removeprefix('torch.')}."

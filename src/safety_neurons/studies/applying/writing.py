@@ -19,6 +19,7 @@ from torch import Tensor
 
 from safety_neurons import defaults
 from safety_neurons.engine import ALONE, PairedRows
+from safety_neurons.engine.rounding import ALLOWED, distance
 from safety_neurons.engine.sites import holding
 from safety_neurons.environment import environment
 from safety_neurons.errors import InterventionError, UserError
@@ -35,9 +36,6 @@ from safety_neurons.progress import Progress
 from safety_neurons.prompts import ChatFormat, Kind, PromptSet, Split, builtin
 from safety_neurons.storage import write_json, write_text
 from safety_neurons.studies.applying.record import RECORD, AppliedRecord, Kept
-
-_EXACT = {torch.float32: 1e-5, torch.float64: 1e-9}
-"""The largest difference from the live model, as a part of the largest logit, by precision."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ class Job:
                 trust_remote_code=target.code,
             )
             difference = _difference(model, intervention, written)
-            if difference > _EXACT.get(target.stored, math.inf):
+            if difference > ALLOWED.get(target.stored, math.inf):
                 raise InterventionError(
                     f"What was written differs from the live model by {difference:.1e} of the "
                     "largest logit, so it was not kept."
@@ -209,9 +207,8 @@ def _remedy(intervention: Scale | Transplant) -> str:
 def _difference(live: LoadedModel, intervention: Scale | Transplant, written: LoadedModel) -> float:
     """The largest difference of logits on a probe, as a part of the largest."""
     tokens = probe_tokens(live.vocabulary).tolist()
-    expected = _logits(live, Setting(interventions=(intervention,)), tokens).double().cpu()
-    found = _logits(written, Setting(), tokens).double().cpu()
-    return float((found - expected).abs().max() / expected.abs().max())
+    expected = _logits(live, Setting(interventions=(intervention,)), tokens)
+    return distance(_logits(written, Setting(), tokens), expected)
 
 
 def _logits(
