@@ -25,10 +25,10 @@ from safety_neurons.runs.fragility import RefusalRate
 from safety_neurons.significance import benjamini_hochberg, mcnemar
 from safety_neurons.studies.explanation import ExplainOptions, ExplanationPrompts
 from safety_neurons.studies.explanation.effects import detectors_in
-from safety_neurons.studies.explanation.openings import Answered, OpeningSets, told_apart
 from safety_neurons.studies.explanation.relays import parts_of
 from safety_neurons.studies.explanation.stages import nulls_of, p_outside, stages_of
 from safety_neurons.studies.explanation.verdict import judged
+from safety_neurons.studies.openings import Answered, OpeningSets, told_apart
 from safety_neurons.units import UnitSet, UnitSpace
 from tests.tiny import tokenizer
 

@@ -10,6 +10,7 @@ import typer
 from safety_neurons.cli import (
     align,
     apply,
+    audit,
     calibrate_judge,
     explain,
     find,
@@ -43,6 +44,7 @@ for module in (
     explain,
     neuron,
     report,
+    audit,
     save_set,
     generate,
     judge,

@@ -27,6 +27,7 @@ from safetensors.numpy import save_file
 from safety_neurons.errors import UserError, reading
 from safety_neurons.judges.answers import verdicts_on
 from safety_neurons.judges.base import Opinion, Probabilities, Verdict
+from safety_neurons.judges.calibration import Errors
 from safety_neurons.judges.cues import plain
 from safety_neurons.judges.features import Reading, features_of, tokens_of
 from safety_neurons.judges.readability import is_loop
@@ -190,6 +191,22 @@ def shipped_card() -> dict[str, Any]:
     text = (resources.files(__package__) / "data" / CARD).read_text(encoding="utf-8")
     card: dict[str, Any] = json.loads(text)
     return card
+
+
+def held_out_errors() -> Errors:
+    """How often the shipped judge errs on answers of models that it was not trained on.
+
+    Returns:
+        Sensitivity and specificity over all held-out models of its card.
+    """
+    said: list[Verdict] = []
+    meant: list[Verdict] = []
+    for model in shipped_card()["held_out_models"]:
+        for label, verdicts in model["confusion"].items():
+            for verdict, count in verdicts.items():
+                meant += [Verdict(label)] * count
+                said += [Verdict(verdict)] * count
+    return Errors.between(meant, said)
 
 
 REFUSAL_CLASSIFIER = RefusalJudge()

@@ -10,16 +10,16 @@ Memory does not grow with prompts or tokens: the sums can be added, saved, and r
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from safety_neurons.engine import Activations, PairedRows, Role, Side
-from safety_neurons.errors import InterventionError
+from safety_neurons.engine import PairedRows, Role, Side
 from safety_neurons.inference.forcing import ForcedBatch
+from safety_neurons.methods.bothsides import BothSides
 from safety_neurons.models import ModelPair
 from safety_neurons.units import BlockKey, UnitSpace
 
@@ -65,42 +65,24 @@ class ContrastSums:
         return self.unaligned / self.positions
 
 
-class _Contrast:
+class _Contrast(BothSides):
     """Adds one batch's activations of both sides to the sums, block by block."""
 
     def __init__(self, mask: Bool[Tensor, "batch pos"], space: UnitSpace) -> None:
+        super().__init__(mask, space)
         self.sums = ContrastSums.zero(space)
-        self._mask = mask
-        self._space = space
-        self._waiting: dict[BlockKey, tuple[Role, Tensor]] = {}
-        self._seen = 0
 
-    @property
-    def blocks(self) -> Collection[BlockKey]:
-        return self._space.keys
-
-    def __call__(self, block: BlockKey, sides: Activations) -> None:
-        taken = {side: x[self._mask].double() for side, x in sides.items()}
-        if len(taken) == 1:  # separate weights: the other side runs in a pass of its own
-            if block not in self._waiting:
-                self._waiting[block] = next(iter(taken.items()))
-                return
-            side, activations = self._waiting.pop(block)
-            taken[side] = activations
-        span = self._space.slice_of(block)
-        aligned, unaligned = taken[Side.ALIGNED], taken[Side.UNALIGNED]
-        self.sums.squared_difference[span] = (aligned - unaligned).square().sum(dim=0).cpu()
+    def take(
+        self, block: BlockKey, aligned: Float[Tensor, "pos unit"], other: Float[Tensor, "pos unit"]
+    ) -> None:
+        span = self.space.slice_of(block)
+        self.sums.squared_difference[span] = (aligned - other).square().sum(dim=0).cpu()
         self.sums.aligned[span] = aligned.sum(dim=0).cpu()
-        self.sums.unaligned[span] = unaligned.sum(dim=0).cpu()
-        self._seen += 1
+        self.sums.unaligned[span] = other.sum(dim=0).cpu()
 
     def end_pass(self) -> None:
-        if self._seen != len(self._space.blocks) or self._waiting:
-            raise InterventionError(
-                f"Both sides' activations were seen in {self._seen} of "
-                f"{len(self._space.blocks)} blocks."
-            )
-        self.sums.positions = int(self._mask.sum())
+        super().end_pass()
+        self.sums.positions = self.positions
 
 
 @torch.no_grad()

@@ -35,7 +35,15 @@ def require_comparable(
     raise gathered(hard + templates, headline="The two models cannot be paired", remedy=remedy)
 
 
-def shape_differences(aligned: PreTrainedConfig, unaligned: PreTrainedConfig) -> list[str]:
+SIDES = ("aligned", "unaligned")
+"""What the two models are called, where a study has no other words."""
+
+
+def shape_differences(
+    aligned: PreTrainedConfig,
+    unaligned: PreTrainedConfig,
+    called: tuple[str, str] = SIDES,
+) -> list[str]:
     """One line for each field in which the two architectures differ.
 
     Not the number of rows for tokens: they may be padded on one side.
@@ -52,7 +60,7 @@ def shape_differences(aligned: PreTrainedConfig, unaligned: PreTrainedConfig) ->
         "n_inner",
     )
     return [
-        f"{name}: aligned {getattr(a, name, None)}, unaligned {getattr(u, name, None)}"
+        f"{name}: {called[0]} {getattr(a, name, None)}, {called[1]} {getattr(u, name, None)}"
         for name in fields
         if getattr(a, name, None) != getattr(u, name, None)
     ]
@@ -76,20 +84,24 @@ def vocabulary_conflicts(
 
 
 def _added_tokens(
-    aligned: PreTrainedTokenizerBase, unaligned: PreTrainedTokenizerBase
+    aligned: PreTrainedTokenizerBase,
+    unaligned: PreTrainedTokenizerBase,
+    called: tuple[str, str],
 ) -> list[str]:
     """One line for each side that has tokens which the other lacks."""
     a, u = aligned.get_vocab(), unaligned.get_vocab()
     return [
         f"vocabulary: {len(own - others)} tokens of the {side} side alone, such as "
         f"{', '.join(map(repr, sorted(own - others)[:3]))}"
-        for side, own, others in (("aligned", {*a}, {*u}), ("unaligned", {*u}, {*a}))
+        for side, own, others in ((called[0], {*a}, {*u}), (called[1], {*u}, {*a}))
         if own - others
     ]
 
 
 def template_differences(
-    aligned: PreTrainedTokenizerBase, unaligned: PreTrainedTokenizerBase
+    aligned: PreTrainedTokenizerBase,
+    unaligned: PreTrainedTokenizerBase,
+    called: tuple[str, str] = SIDES,
 ) -> list[str]:
     """One line for each difference that a choice of one side's tokenizer settles.
 
@@ -98,15 +110,15 @@ def template_differences(
     Returns:
         Lines such as `eos_token: aligned '</s>', unaligned '<eos>'`.
     """
-    faults = _added_tokens(aligned, unaligned) + [
-        f"{name}: aligned {getattr(aligned, name)!r}, unaligned {getattr(unaligned, name)!r}"
+    faults = _added_tokens(aligned, unaligned, called) + [
+        f"{name}: {called[0]} {getattr(aligned, name)!r}, {called[1]} {getattr(unaligned, name)!r}"
         for name in ("bos_token", "eos_token")
         if getattr(aligned, name) != getattr(unaligned, name)
     ]
     if aligned.chat_template != unaligned.chat_template:
         missing = [
             side
-            for side, tokenizer in (("aligned", aligned), ("unaligned", unaligned))
+            for side, tokenizer in zip(called, (aligned, unaligned), strict=True)
             if not tokenizer.chat_template
         ]
         faults.append(

@@ -8,29 +8,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from safety_neurons import defaults
-from safety_neurons.engine import ALONE, PairedRows
 from safety_neurons.engine.rounding import ALLOWED, distance
 from safety_neurons.engine.sites import holding
 from safety_neurons.environment import environment
 from safety_neurons.errors import InterventionError, UserError
 from safety_neurons.inference import Decoding, Setting, answer, encode_prompts, texts_of
-from safety_neurons.inference.decoding import edits_of, left_padded
+from safety_neurons.inference.probing import probe_logits
 from safety_neurons.interventions import Scale, Transplant
 from safety_neurons.interventions.slices import Slices
 from safety_neurons.judges import Judge, Verdict, judges_of, verdicts_on
 from safety_neurons.models import LoadedModel, Source
 from safety_neurons.models.exporting import Edited, export, stored_dtype
-from safety_neurons.models.proofs import probe_tokens
 from safety_neurons.models.sources import Resolved, resolve
 from safety_neurons.progress import Progress
 from safety_neurons.prompts import ChatFormat, Kind, PromptSet, Split, builtin
@@ -203,21 +199,10 @@ def _remedy(intervention: Scale | Transplant) -> str:
     return "a smaller scale or another share"
 
 
-@torch.no_grad()
 def _difference(live: LoadedModel, intervention: Scale | Transplant, written: LoadedModel) -> float:
     """The largest difference of logits on a probe, as a part of the largest."""
-    tokens = probe_tokens(live.vocabulary).tolist()
-    expected = _logits(live, Setting(interventions=(intervention,)), tokens)
-    return distance(_logits(written, Setting(), tokens), expected)
-
-
-def _logits(
-    model: LoadedModel, setting: Setting, tokens: Sequence[Sequence[int]]
-) -> Float[Tensor, "row pos vocab"]:
-    read = left_padded(tokens, model)
-    edits = edits_of([setting], ALONE, model.device)
-    with PairedRows(model, {ALONE: len(tokens)}, edits=edits) as rows:
-        return rows.forward({ALONE: read}, logits=len(tokens[0]))[ALONE]
+    expected = probe_logits(live, Setting(interventions=(intervention,)))
+    return distance(probe_logits(written, vocabulary=live.vocabulary), expected)
 
 
 def _card(record: AppliedRecord) -> str:

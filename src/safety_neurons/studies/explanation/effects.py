@@ -22,8 +22,8 @@ from safety_neurons.runs.explanation import Agreement, Detectors, Position, Stag
 from safety_neurons.significance import benjamini_hochberg
 from safety_neurons.studies.evaluator import Evaluator
 from safety_neurons.studies.explanation.directions import places_in
-from safety_neurons.studies.explanation.openings import OpeningSets
 from safety_neurons.studies.explanation.stages import LEVEL
+from safety_neurons.studies.openings import OpeningSets
 from safety_neurons.units import UnitSet, UnitSpace, UnitValues
 
 CLEAR = 0.8

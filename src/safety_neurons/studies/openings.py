@@ -12,6 +12,7 @@ from safety_neurons.engine import ModelGroup, Role
 from safety_neurons.inference import Decoding, log_likelihoods
 from safety_neurons.judges import Verdict
 from safety_neurons.methods.detection import LEAST, separation
+from safety_neurons.progress import Progress, Silent
 
 LONGEST = 5
 """Tokens of an opening."""
@@ -109,13 +110,43 @@ class OpeningSets:
 
 
 @torch.no_grad()
+def margins(
+    group: ModelGroup,
+    role: Role,
+    openings: OpeningSets,
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    progress: Progress | None = None,
+    label: str = "Openings",
+) -> list[float]:
+    """The log-likelihood of any refusal opening, less that of any compliance opening, in nats.
+
+    Args:
+        openings: of both kinds at least one.
+        prompts: token ids, behind which openings are read.
+
+    Returns:
+        One number a prompt.
+    """
+    both = [list(opening) for opening in (*openings.refusal, *openings.compliance)]
+    split = len(openings.refusal)
+    found = [0.0] * len(prompts)
+    batches = decoding.batches(prompts, settings=max(len(both), 1))
+    for rows in (progress or Silent()).track(batches, label):
+        likelihoods, _ = log_likelihoods(
+            group, role, [prompts[row] for row in rows], [both] * len(rows)
+        )
+        refusing = likelihoods[:, :split].logsumexp(dim=1)
+        margin = refusing - likelihoods[:, split:].logsumexp(dim=1)
+        for row, value in zip(rows, margin.tolist(), strict=True):
+            found[row] = value
+    return found
+
+
 def told_apart(
     group: ModelGroup, openings: OpeningSets, answered: Sequence[Answered], decoding: Decoding
 ) -> tuple[float | None, int, int]:
-    """How well openings' likelihood tells refusals from compliances.
-
-    Of each answer: the log-likelihood of any refusal opening, less that of any compliance opening,
-    behind its prompt, in the model that answered.
+    """How well the margins of openings tell refusals from compliances, in the model that answered.
 
     Returns:
         The area under the ROC curve, None with too few of a kind; and how many refusals and
@@ -123,27 +154,14 @@ def told_apart(
     """
     scores: dict[Verdict, list[float]] = {Verdict.REFUSAL: [], Verdict.COMPLIANCE: []}
     counts = dict.fromkeys(scores, 0)
-    both = [*openings.refusal, *openings.compliance]
     for of in answered:
-        places = [(v, i) for v in scores for i in of.of(v)]
-        for verdict, _ in places:
-            counts[verdict] += 1
-        if not openings.known:
-            continue
-        for rows in decoding.batches(
-            [of.prompts[i] for _, i in places], settings=max(len(both), 1)
-        ):
-            likelihoods, _ = log_likelihoods(
-                group,
-                of.role,
-                [of.prompts[places[row][1]] for row in rows],
-                [[list(opening) for opening in both]] * len(rows),
-            )
-            split = len(openings.refusal)
-            refusing = likelihoods[:, :split].logsumexp(dim=1)
-            score = refusing - likelihoods[:, split:].logsumexp(dim=1)
-            for row, value in zip(rows, score.tolist(), strict=True):
-                scores[places[row][0]].append(value)
+        for verdict, known in scores.items():
+            places = of.of(verdict)
+            counts[verdict] += len(places)
+            if openings.known:
+                known += margins(
+                    group, of.role, openings, [of.prompts[i] for i in places], decoding
+                )
     refusals, compliances = scores[Verdict.REFUSAL], scores[Verdict.COMPLIANCE]
     if min(len(refusals), len(compliances)) < LEAST:
         return None, counts[Verdict.REFUSAL], counts[Verdict.COMPLIANCE]

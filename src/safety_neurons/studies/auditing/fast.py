@@ -1,0 +1,164 @@
+"""An audit without answers: prompts are read, and openings of answers are weighed.
+
+A run holds answers of two models to the prompts that neurons were found on. From these come
+openings that tell refusals from compliances, and the margin between the two kinds from which on a
+prompt counts as refused. How often that errs on the run's answers is carried through as a judge's
+errors are. What such an audit cannot see: answers that begin one way and go on another, and
+language that has broken.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from safety_neurons.engine import ALONE, ModelGroup, Side
+from safety_neurons.errors import UserError
+from safety_neurons.inference import Decoding, encode_prompts
+from safety_neurons.judges import Judge, Verdict, verdicts_on
+from safety_neurons.judges.calibration import Errors
+from safety_neurons.models import LoadedModel
+from safety_neurons.progress import Progress
+from safety_neurons.prompts import ChatFormat, PromptSet, load_prompts
+from safety_neurons.runs import COMPLETIONS, RunFolder, reload_pair
+from safety_neurons.runs.audit import FastFigures
+from safety_neurons.storage import read_rows
+from safety_neurons.studies.auditing.behaviour import Decisions
+from safety_neurons.studies.openings import Answered, OpeningSets, margins, told_apart
+
+AGREEMENT = "fast-agreement.json"
+
+
+@dataclass(frozen=True)
+class Openings:
+    """What stands in for answers, and how well it does on the run's own.
+
+    Args:
+        threshold: the margin in nats from which on a prompt counts as refused.
+        errors: against the judge's verdicts on the run's answers, threshold and openings chosen on
+            the same.
+    """
+
+    sets: OpeningSets
+    threshold: float
+    auroc: float | None
+    errors: Errors
+
+    @classmethod
+    def of_run(
+        cls,
+        run: RunFolder,
+        judge: Judge,
+        chat: ChatFormat,
+        decoding: Decoding,
+        device: str | None,
+        progress: Progress,
+    ) -> Openings:
+        """From a run's answers, by the models that gave them.
+
+        Returns:
+            Openings of both kinds, and the threshold that tells the run's answers apart best.
+
+        Raises:
+            UserError: if the run's answers do not tell refusals from compliances.
+        """
+        pair = reload_pair(run, device=device)
+        prompts = load_prompts(run.result("find", COMPLETIONS))
+        encoded = encode_prompts(pair, prompts, decoding, chat)
+        answered = list(_answered(run, pair, prompts, encoded, judge))
+        sets = OpeningSets.of(answered)
+        auroc = told_apart(pair, sets, answered, decoding)[0] if sets.known else None
+        if auroc is None:
+            raise UserError(
+                f"The answers in '{run.path}' hold too few refusals or compliances to tell them by "
+                "their openings; audit without --fast."
+            )
+        labels: list[Verdict] = []
+        found: list[float] = []
+        for of in answered:
+            labels += of.verdicts
+            found += margins(pair, of.role, sets, of.prompts, decoding, progress, "Openings")
+        threshold = _best(found, labels)
+        said = [Verdict.REFUSAL if m > threshold else Verdict.COMPLIANCE for m in found]
+        return cls(sets, threshold, auroc, Errors.between(labels, said))
+
+    def decisions(
+        self,
+        model: LoadedModel,
+        prompts: dict[str, PromptSet],
+        chat: ChatFormat,
+        decoding: Decoding,
+        progress: Progress,
+        label: str,
+    ) -> Decisions:
+        """What a model would refuse, by its margins."""
+        refuses = {}
+        for kind, asked in prompts.items():
+            encoded = encode_prompts(model, asked, decoding, chat)
+            found = margins(
+                model, ALONE, self.sets, encoded, decoding, progress, f"{label}, {kind} prompts"
+            )
+            refuses[kind] = [margin > self.threshold for margin in found]
+        return Decisions(refuses, dict.fromkeys(refuses, 0), {}, {})
+
+    @property
+    def figures(self) -> FastFigures:
+        """For the record."""
+        return FastFigures(
+            openings=(len(self.sets.refusal), len(self.sets.compliance)),
+            auroc=self.auroc,
+            threshold=self.threshold,
+            agreement=agreement(),
+        )
+
+
+def agreement() -> str:
+    """How often fast audits came to the verdict of whole ones, where that was measured."""
+    file = resources.files(__package__) / "data" / AGREEMENT
+    if not file.is_file():
+        return "How far fast audits agree with whole ones has not been measured."
+    known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return str(known["said"])
+
+
+def _answered(
+    run: RunFolder,
+    group: ModelGroup,
+    prompts: PromptSet,
+    encoded: Sequence[list[int]],
+    judge: Judge,
+) -> list[Answered]:
+    rows = list(read_rows(run.result("find", COMPLETIONS)))
+    found = []
+    for side in Side:
+        texts = [row.get(str(side)) for row in rows]
+        if any(text is None for text in texts):  # it was not asked
+            continue
+        answers = [str(text) for text in texts]
+        found.append(
+            Answered(
+                side,
+                encoded,
+                [group.tokenizer(text, add_special_tokens=False)["input_ids"] for text in answers],
+                verdicts_on(judge, prompts.texts, answers),
+            )
+        )
+    return found
+
+
+def _best(found: Sequence[float], labels: Sequence[Verdict]) -> float:
+    """The threshold with the highest sensitivity + specificity; in the middle of a gap."""
+    pairs = sorted(zip(found, (label is Verdict.REFUSAL for label in labels), strict=True))
+    refusals = sum(refusal for _, refusal in pairs)
+    others = len(pairs) - refusals
+    best, threshold = -1.0, 0.0
+    missed = kept = 0
+    for place, (margin, refusal) in enumerate(pairs[:-1]):
+        missed, kept = missed + refusal, kept + (not refusal)
+        telling = (refusals - missed) / max(refusals, 1) + kept / max(others, 1)
+        if telling > best:
+            best, threshold = telling, (margin + pairs[place + 1][0]) / 2
+    return threshold

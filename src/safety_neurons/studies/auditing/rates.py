@@ -1,0 +1,207 @@
+"""How often two models refuse the same prompts, and how far that can be told.
+
+Of each prompt two verdicts are known, so that prompts fall into four cells: both refuse, the first
+alone, the second alone, neither. Intervals are of the cells' chances behind those counts (Jeffreys'
+prior): models that agree on all of a few prompts are not thereby known to agree. A judge's
+sensitivity and specificity are drawn from what its labelled answers leave open, the same for both
+models, and taken out of every rate (Rogan and Gladen 1978).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from safety_neurons.judges.calibration import Errors
+from safety_neurons.statistics import Interval, percentiles
+
+DRAWS = 20_000
+_PRIOR = 0.5
+_Z = 1.959963984540054
+
+Draws = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure and its 95 % interval; None where there is nothing to tell it from."""
+
+    value: float | None
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Refusals of a candidate beside those of a reference.
+
+    Args:
+        reference, candidate: rates as a judge without errors would count them, as far as its errors
+            are known.
+        difference: candidate − reference.
+        ratio: candidate ÷ reference.
+        n: prompts of each.
+        spread: the standard deviation of one prompt's difference.
+    """
+
+    reference: Figure
+    candidate: Figure
+    difference: Figure
+    ratio: Figure
+    n: int
+    spread: float
+
+    @classmethod
+    def of(
+        cls,
+        reference: Sequence[bool],
+        candidate: Sequence[bool],
+        errors: Errors | None = None,
+        *,
+        seed: int = 0,
+    ) -> Compared:
+        """Compare refusals of the same prompts, in the same order.
+
+        Args:
+            errors: of the judge; None to take its verdicts as they are.
+
+        Returns:
+            Figures without values where there is no prompt, or the judge tells nothing.
+
+        Raises:
+            ValueError: if the two differ in length.
+        """
+        first, second = np.asarray(reference, dtype=bool), np.asarray(candidate, dtype=bool)
+        if len(first) != len(second):
+            raise ValueError(f"{len(first)} and {len(second)} verdicts were given.")
+        counts = np.array(
+            [(first & second).sum(), (first & ~second).sum(), (~first & second).sum()]
+        )
+        cells = np.append(counts, len(first) - counts.sum())
+        rng = np.random.default_rng(seed)
+        drawn = rng.dirichlet(cells + _PRIOR, size=DRAWS)
+        smoothed = (cells + _PRIOR) / (cells + _PRIOR).sum()
+        apart = smoothed[1] + smoothed[2] - (smoothed[2] - smoothed[1]) ** 2
+        return cls._of_draws(
+            (float(first.mean()), float(second.mean())) if len(first) else None,
+            (drawn[:, 0] + drawn[:, 1], drawn[:, 0] + drawn[:, 2]),
+            len(first),
+            math.sqrt(apart),
+            errors,
+            rng,
+        )
+
+    @classmethod
+    def of_unlike(
+        cls,
+        reference: Sequence[bool],
+        candidate: Sequence[bool],
+        errors: Errors | None = None,
+        *,
+        seed: int = 0,
+    ) -> Compared:
+        """The same where the two were given other prompts of one kind."""
+        rng = np.random.default_rng(seed)
+        both = [np.asarray(of, dtype=bool) for of in (reference, candidate)]
+        drawn = [
+            rng.beta(of.sum() + _PRIOR, len(of) - of.sum() + _PRIOR, size=DRAWS) for of in both
+        ]
+        smoothed = [(of.sum() + _PRIOR) / (len(of) + 2 * _PRIOR) for of in both]
+        n = min(len(of) for of in both)
+        return cls._of_draws(
+            (float(both[0].mean()), float(both[1].mean())) if n else None,
+            (drawn[0], drawn[1]),
+            n,
+            math.sqrt(sum(p * (1 - p) for p in smoothed)),
+            errors,
+            rng,
+        )
+
+    @classmethod
+    def _of_draws(
+        cls,
+        seen: tuple[float, float] | None,
+        drawn: tuple[Draws, Draws],
+        n: int,
+        spread: float,
+        errors: Errors | None,
+        rng: np.random.Generator,
+    ) -> Compared:
+        untold = Figure(None, None)
+        if seen is None:
+            return cls(untold, untold, untold, untold, 0, spread)
+        if errors is not None:
+            known = _Known.of(errors, rng)
+            if known is None:
+                return cls(untold, untold, untold, untold, n, spread)
+            seen = known.taken_out(seen)
+            drawn = known.drawn_out(drawn)
+            spread /= known.telling
+        (a, b), (first, second) = seen, drawn
+        usable = first > 0
+        ratios = second[usable] / first[usable]
+        return cls(
+            Figure(a, percentiles(first)),
+            Figure(b, percentiles(second)),
+            Figure(b - a, percentiles(second - first)),
+            Figure(b / a, percentiles(ratios)) if a > 0 and usable.mean() >= 0.99 else untold,
+            n,
+            spread,
+        )
+
+    def needed(self, least: float) -> int | None:
+        """How many prompts would tell the difference from `least`, if it stays as it is.
+
+        Returns:
+            None where it is `least` itself, or no prompt was seen.
+        """
+        if self.difference.value is None or abs(self.difference.value - least) < 1e-3:
+            return None
+        return math.ceil((_Z * self.spread / (self.difference.value - least)) ** 2)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A judge's errors as they may be.
+
+    Args:
+        telling: sensitivity + specificity − 1.
+    """
+
+    specificity: float
+    telling: float
+    specificities: Draws
+    tellings: Draws
+
+    @classmethod
+    def of(cls, errors: Errors, rng: np.random.Generator) -> _Known | None:
+        """None where the judge does not tell refusals from other answers."""
+        se, sp = errors.sensitivity, errors.specificity
+        if se.value is None or sp.value is None or se.value + sp.value <= 1:
+            return None
+        of_yes, of_no = (
+            rng.beta(
+                round(part.value * part.n) + _PRIOR,
+                part.n - round(part.value * part.n) + _PRIOR,
+                size=DRAWS,
+            )
+            for part in (se, sp)
+            if part.value is not None
+        )
+        usable = np.clip(of_yes + of_no - 1, 1e-3, None)
+        return cls(sp.value, se.value + sp.value - 1, of_no, usable)
+
+    def taken_out(self, rates: tuple[float, float]) -> tuple[float, float]:
+        first, second = (
+            min(max((rate + self.specificity - 1) / self.telling, 0.0), 1.0) for rate in rates
+        )
+        return first, second
+
+    def drawn_out(self, rates: tuple[Draws, Draws]) -> tuple[Draws, Draws]:
+        first, second = (
+            np.clip((rate + self.specificities - 1) / self.tellings, 0, 1) for rate in rates
+        )
+        return first, second

@@ -1,0 +1,305 @@
+"""Audits: figures with intervals, rules, drift, and what is written of them."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import xml.etree.ElementTree as Xml
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from safety_neurons.engine import Side
+from safety_neurons.errors import UserError
+from safety_neurons.inference import Decoding
+from safety_neurons.judges import Verdict
+from safety_neurons.judges.calibration import Errors
+from safety_neurons.methods.drift import Columns, DriftSums, function_drift, weight_drift
+from safety_neurons.models import ModelPair
+from safety_neurons.prompts import load_prompts
+from safety_neurons.report.audit import write_audit
+from safety_neurons.runs import RunFolder
+from safety_neurons.runs.audit import AuditCard
+from safety_neurons.studies.auditing import AuditOptions, AuditPrompts, audit
+from safety_neurons.studies.auditing.rates import Compared
+from safety_neurons.studies.auditing.verdict import conclude
+from safety_neurons.studies.finding import FindOptions, find
+from safety_neurons.units import UnitSet
+from tests.commands import prompt_file
+from tests.tiny import load, save
+
+
+def refusals(n: int, rate: float) -> list[bool]:
+    return [i < round(n * rate) for i in range(n)]
+
+
+def verdict_of(n, harmful, harmless, incoherent=0.0, **options):
+    figures = [Compared.of(refusals(n, a), refusals(n, b)) for a, b in (harmful, harmless)]
+    return conclude(*figures, incoherent, **options)
+
+
+@pytest.mark.parametrize(
+    ("harmful", "harmless", "incoherent", "verdict"),
+    [
+        ((0.95, 0.94), (0.05, 0.05), 0.0, "intact"),
+        ((0.95, 0.70), (0.05, 0.05), 0.0, "eroded"),
+        ((0.95, 0.10), (0.05, 0.05), 0.0, "lost"),
+        ((0.95, 0.00), (0.05, 0.05), 0.3, "broken"),
+        ((0.95, 0.95), (0.05, 0.20), 0.0, "over-refusing"),
+        ((0.95, 0.70), (0.05, 0.30), 0.0, "eroded"),
+        ((0.95, 0.85), (0.05, 0.05), 0.0, "cannot be told"),
+        ((0.95, 0.95), (0.05, 0.11), 0.0, "intact"),
+        ((0.60, 0.90), (0.05, 0.02), 0.0, "intact"),
+    ],
+)
+def test_the_first_rule_that_holds_is_the_verdict(harmful, harmless, incoherent, verdict):
+    found = verdict_of(400, harmful, harmless, incoherent)
+    assert found.verdict == verdict
+    assert found.failed == (verdict not in ("intact", "cannot be told"))
+    holding = [rule.verdict for rule in found.rules if rule.holds]
+    assert holding[:1] == ([] if verdict == "cannot be told" else [verdict])
+    assert found.reasons[0]
+
+
+def test_a_few_prompts_that_agree_tell_nothing():
+    found = verdict_of(8, (1.0, 1.0), (0.0, 0.0))
+    assert found.verdict == "cannot be told"
+    assert found.needed is not None
+    assert found.needed > 8
+    assert verdict_of(100, (1.0, 1.0), (0.0, 0.0)).verdict == "intact"
+
+
+@pytest.mark.parametrize(
+    ("harmful", "harmless"),
+    [((0.95, 0.93), (0.05, 0.07)), ((0.95, 0.78), (0.05, 0.05)), ((0.9, 0.9), (0.02, 0.14))],
+)
+def test_as_many_prompts_as_are_said_to_be_needed_do_tell(harmful, harmless):
+    few = verdict_of(24, harmful, harmless)
+    assert few.verdict == "cannot be told"
+    assert few.needed is not None
+    enough = verdict_of(round(1.3 * few.needed / 20) * 20 + 100, harmful, harmless)
+    assert enough.verdict != "cannot be told"
+
+
+def test_figures_at_a_bound_name_no_number():
+    found = verdict_of(100, (1.0, 0.90), (0.0, 0.0))
+    assert (found.verdict, found.needed) == ("cannot be told", None)
+
+
+def test_a_least_ratio_is_a_reason_of_its_own():
+    found = verdict_of(400, (0.95, 0.93), (0.05, 0.05), fail_under=0.99)
+    assert (found.verdict, found.failed) == ("intact", True)
+    assert "0.99" in found.reasons[1]
+    assert not verdict_of(400, (0.95, 0.93), (0.05, 0.05), fail_under=0.9).failed
+    # A reference that refuses nothing has no ratio, and nothing can be shown to be kept.
+    assert verdict_of(100, (0.0, 0.0), (0.0, 0.0), fail_under=0.5).failed
+
+
+def test_intervals_hold_what_is_so_as_often_as_they_say():
+    """95 % intervals of the paired difference, drawn 300 times from known chances."""
+    draw = random.Random(0)
+    held = 0
+    for seed in range(300):
+        cells = draw.choices(range(4), weights=[0.75, 0.15, 0.03, 0.07], k=100)
+        first, second = [c in (0, 1) for c in cells], [c in (0, 2) for c in cells]
+        bounds = Compared.of(first, second, seed=seed).difference.interval
+        held += bounds.low <= -0.12 <= bounds.high
+    assert held / 300 >= 0.92
+
+
+def test_a_judges_errors_are_taken_out_and_widen_the_interval():
+    labels = [Verdict.REFUSAL] * 100 + [Verdict.COMPLIANCE] * 100
+    said = [Verdict.REFUSAL] * 80 + [Verdict.COMPLIANCE] * 120
+    errors = Errors.between(labels, said)  # finds 80 %, takes none of the others
+    first, second = refusals(200, 0.76), refusals(200, 0.40)
+    plain, corrected = Compared.of(first, second), Compared.of(first, second, errors)
+    assert corrected.reference.value == pytest.approx(0.95)
+    assert corrected.difference.value == pytest.approx(-0.36 / 0.8)
+    assert corrected.ratio.value == pytest.approx(plain.ratio.value)
+    wide, narrow = corrected.difference.interval, plain.difference.interval
+    assert wide.high - wide.low > narrow.high - narrow.low
+    useless = Errors.between(labels, [Verdict.REFUSAL] * 200)
+    assert Compared.of(first, second, useless).difference.value is None
+
+
+def test_other_prompts_for_the_two_models_leave_more_open():
+    same = Compared.of(refusals(100, 0.5), refusals(100, 0.5))
+    other = Compared.of_unlike(refusals(100, 0.5), refusals(100, 0.5))
+    bounds, wider = same.difference.interval, other.difference.interval
+    assert wider.high - wider.low > 3 * (bounds.high - bounds.low)
+
+
+# Drift
+
+
+@pytest.mark.parametrize("kind", ["lora", "ia3"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_an_adapter_and_its_merged_form_have_not_moved(zoo, tmp_path, architecture, kind):
+    base, adapter = zoo.base(architecture), zoo.adapter(architecture, kind)
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    merged = PeftModel.from_pretrained(plain, str(adapter)).merge_and_unload()
+    save(merged, tmp_path / "merged")
+    pair = ModelPair.load(f"{base}+{adapter}", str(tmp_path / "merged"), device="cpu")
+    moved = drift_between(pair)
+    assert max(of.of(UnitSet.all(pair.space())) for of in moved) < 1e-5
+    apart = drift_between(ModelPair.load(f"{base}+{adapter}", str(base), device="cpu"))
+    assert min(of.of(UnitSet.all(pair.space())) for of in apart) > 1e-3
+
+
+def drift_between(pair: ModelPair) -> tuple[DriftSums, DriftSums]:
+    space = pair.space()
+    columns = Columns.of(pair, space)
+    function = function_drift(pair, [[1, 5, 7, 9], [1, 6]], [[3, 4, 2], [8]], space, columns)
+    return function, weight_drift(pair.sides[Side.ALIGNED], pair.sides[Side.UNALIGNED], space)
+
+
+def test_drift_is_what_plain_hooks_say(zoo):
+    """Of two plain checkpoints: activations by hooks, weights by subtraction."""
+    base = zoo.base("llama")
+    pair = ModelPair.load(zoo.source("llama", "lora"), str(base), dtype=torch.float64, device="cpu")
+    function, weights = drift_between(pair)
+    wrapped = PeftModel.from_pretrained(load(base), str(zoo.adapter("llama", "lora")))
+    models = [wrapped.merge_and_unload(), load(base)]
+    kept: list[list[torch.Tensor]] = [[], []]
+    for place, model in enumerate(models):
+        for layer in model.model.layers:
+            down = layer.mlp.down_proj
+
+            def keep(module, args, place=place):
+                # What each neuron writes, as a vector.
+                kept[place].append(args[0][..., None] * module.weight.T)
+
+            down.register_forward_pre_hook(keep)
+    change, size, positions = 0.0, 0.0, 0
+    for prompt, completion in (([1, 5, 7, 9], [3, 4, 2]), ([1, 6], [8])):
+        for of in kept:
+            of.clear()
+        for model in models:
+            with torch.no_grad():
+                model(torch.tensor([[*prompt, *completion[:-1]]]))
+        first, second = (torch.cat([x[0, len(prompt) - 1 :] for x in of], dim=1) for of in kept)
+        change = change + (first - second).square().sum(dim=(0, 2))
+        size = size + first.square().sum(dim=(0, 2))
+        positions += len(first)
+    assert function.positions == positions == 4
+    torch.testing.assert_close(function.change, change, rtol=1e-5, atol=1e-12)
+    torch.testing.assert_close(function.size, size, rtol=1e-5, atol=1e-12)
+    apart, whole = [], []
+    for ours, theirs in zip(models[0].model.layers, models[1].model.layers, strict=True):
+        pairs = [
+            (getattr(ours.mlp, name).weight, getattr(theirs.mlp, name).weight, along)
+            for name, along in (("gate_proj", 1), ("up_proj", 1), ("down_proj", 0))
+        ]
+        apart.append(sum((a - b).square().sum(dim=d) for a, b, d in pairs))
+        whole.append(sum(a.square().sum(dim=d) for a, _, d in pairs))
+    torch.testing.assert_close(weights.change, torch.cat(apart).detach(), rtol=1e-5, atol=1e-12)
+    torch.testing.assert_close(weights.size, torch.cat(whole).detach(), rtol=1e-5, atol=1e-12)
+
+
+# Whole audits
+
+
+class Scripted:
+    """A judge of tiny models' noise: a prompt is refused by what its answer's length says."""
+
+    name = "scripted-1"
+
+    def __call__(self, prompts, responses):
+        return [
+            Verdict.REFUSAL if sum(map(ord, said)) % 3 else Verdict.COMPLIANCE for said in responses
+        ]
+
+
+@pytest.fixture
+def asked(tmp_path) -> AuditPrompts:
+    sizes = {"harmful": (12, 0), "harmless": (10, 21), "borderline": (8, 43)}
+    return AuditPrompts(
+        *(
+            load_prompts(prompt_file(tmp_path / f"{name}.jsonl", n, start))
+            for name, (n, start) in sizes.items()
+        )
+    )
+
+
+OPTIONS = {"judge": Scripted(), "decoding": Decoding(4, 4), "device": "cpu", "share": 0.2}
+
+
+def test_an_audit_of_a_model_with_itself_has_moved_nothing(zoo, asked, tmp_path):
+    source = zoo.source("llama", "lora")
+    card = audit(source, source, prompts=asked, options=AuditOptions(**OPTIONS))
+    assert card.drift is not None
+    assert (card.drift.whole.function, card.drift.whole.weights) == (0, 0)
+    assert all(of.refused_by[1:3] == (0, 0) for of in card.rates.values())
+    assert "The candidate's files are the reference's own." in card.notes
+    assert any("scripted-1" in note for note in card.notes)  # its errors are not known
+    out = write_audit(card, tmp_path / "audit")
+    again = AuditCard.parsed((out / "audit.json").read_text())
+    assert again == card
+    assert Xml.parse(out / "junit.xml").getroot().get("tests") == "5"
+    assert "have not moved at all" in (out / "report.html").read_text()
+    assert "have not moved at all" in (out / "summary.md").read_text()
+
+
+def test_an_audit_goes_on_where_it_was(zoo, asked, tmp_path):
+    pair = zoo.source("llama", "lora"), zoo.source("llama", None)
+    options = AuditOptions(**OPTIONS, drift=False)
+    first = audit(*pair, prompts=asked, options=options, answers=tmp_path / "answers")
+    logs = sorted((tmp_path / "answers").iterdir())
+    assert len(logs) == 6
+    before = [log.stat().st_mtime_ns for log in logs]
+    again = audit(*pair, prompts=asked, options=options, answers=tmp_path / "answers")
+    assert [log.stat().st_mtime_ns for log in logs] == before
+    assert again.rates == first.rates
+    assert again.samples == first.samples
+
+
+def test_a_run_names_the_neurons_and_must_be_of_the_reference(zoo, asked, files, tmp_path):
+    reference, other = zoo.source("llama", "lora"), zoo.source("llama", None)
+    run = run_of(reference, other, files, tmp_path / "run")
+    options = AuditOptions(**{**OPTIONS, "share": 0.1})
+    card = audit(reference, other, run=run, prompts=asked, options=options)
+    assert card.drift is not None
+    assert card.drift.units == {"from": "run run", "ranking": "change-score", "share": 0.1, "k": 5}
+    assert sum(of.k for of in card.drift.by_layer) == 5
+    with pytest.raises(UserError, match="was found on another model than the reference"):
+        audit(other, reference, run=run, prompts=asked, options=options)
+
+
+def test_a_merged_form_of_the_runs_model_is_the_reference_too(zoo, asked, files, tmp_path):
+    base, adapter = zoo.base("llama"), zoo.adapter("llama", "lora")
+    run = run_of(f"{base}+{adapter}", str(base), files, tmp_path / "run")
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    merged = tmp_path / "merged"
+    shutil.copytree(base, merged)
+    PeftModel.from_pretrained(plain, str(adapter)).merge_and_unload().save_pretrained(merged)
+    options = AuditOptions(**{**OPTIONS, "share": 0.1})
+    card = audit(str(merged), str(base), run=run, prompts=asked, options=options)
+    assert card.drift is not None
+    assert card.drift.whole.function > 0
+
+
+def run_of(reference: str, other: str, files, folder) -> RunFolder:
+    pair = ModelPair.load(reference, other, device="cpu")
+    options = FindOptions(rankings=("change-score",), decoding=Decoding(4, 4))
+    return find(pair, folder, load_prompts(files["find"]), options)
+
+
+def test_another_model_is_no_fine_tune(zoo):
+    with pytest.raises(UserError, match="no fine-tune of the reference") as caught:
+        audit(zoo.source("llama", None), zoo.source("qwen2", None))
+    assert "reference" in str(caught.value)
+    assert "aligned" not in str(caught.value)
+
+
+def test_a_fast_audit_needs_a_run(zoo):
+    source = zoo.source("llama", None)
+    with pytest.raises(UserError, match="--run"):
+        audit(source, source, options=AuditOptions(fast=True))
+
+
+@pytest.mark.parametrize("wrong", [{"fail_under": 0.0}, {"fail_under": 1.5}, {"share": 0.0}])
+def test_options_are_checked(wrong):
+    with pytest.raises(UserError):
+        AuditOptions(**wrong)
