@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -48,3 +48,29 @@ class ReplacedSlices(Slices):
 
     def _changed(self, slices: Tensor) -> Tensor:
         return self.values
+
+
+@dataclass(frozen=True)
+class BlendedSlices(ReplacedSlices):
+    """Slices that go a part of the way to others.
+
+    Args:
+        strength: how far; 1 replaces them.
+    """
+
+    strength: float = 1.0
+
+    def _changed(self, slices: Tensor) -> Tensor:
+        return slices + self.strength * (self.values.to(slices) - slices)
+
+
+@dataclass(frozen=True)
+class WeighedSlices(Slices):
+    """Slices times a factor each, in the order of `index`."""
+
+    factors: Float[Tensor, "slice"]
+
+    def _changed(self, slices: Tensor) -> Tensor:
+        shape = [1] * slices.dim()
+        shape[self.axis] = len(self.factors)
+        return slices * self.factors.to(slices).view(shape)

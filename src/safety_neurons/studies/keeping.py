@@ -1,4 +1,4 @@
-"""What an explanation has measured so far, kept in the run's state, so that a stop loses little."""
+"""What a study has measured so far, kept on disk, so that a stop loses little."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from safety_neurons.significance import mcnemar
 from safety_neurons.statistics import mean_interval, mean_or_none, ratio_of_means
 from safety_neurons.studies.evaluator import Evaluator
 from safety_neurons.studies.explanation.directions import places_in
-from safety_neurons.studies.explanation.keeping import Keeping
+from safety_neurons.studies.keeping import Keeping
 from safety_neurons.units import SiteKind, UnitSet, UnitSpace, UnitValues
 
 _END, _DIRECTION = 0, 1

@@ -31,7 +31,6 @@ from safety_neurons.runs.summary import Chosen
 from safety_neurons.storage import write_json, write_whole
 from safety_neurons.studies.evaluator import Evaluator
 from safety_neurons.studies.explanation.corpus import Corpus
-from safety_neurons.studies.explanation.keeping import Keeping
 from safety_neurons.studies.explanation.options import (
     LIMIT,
     SHARE,
@@ -40,6 +39,7 @@ from safety_neurons.studies.explanation.options import (
 )
 from safety_neurons.studies.explanation.pages import Refused, neuron_pages, units_named
 from safety_neurons.studies.explanation.study import Study
+from safety_neurons.studies.keeping import Keeping
 from safety_neurons.studies.sets import rankings_of
 from safety_neurons.units import SiteKind
 

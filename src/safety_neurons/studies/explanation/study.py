@@ -33,12 +33,12 @@ from safety_neurons.studies.explanation.directions import (
     directions_at_end,
     places_in,
 )
-from safety_neurons.studies.explanation.keeping import Keeping
 from safety_neurons.studies.explanation.options import ExplainOptions, ExplanationPrompts
 from safety_neurons.studies.explanation.relays import own_activity, parts_of, sets_of
 from safety_neurons.studies.explanation.rows import Standing, unit_rows
 from safety_neurons.studies.explanation.stages import nulls_of, stages_of
 from safety_neurons.studies.explanation.verdict import RULES, judged
+from safety_neurons.studies.keeping import Keeping
 from safety_neurons.studies.openings import (
     USABLE,
     Answered,
