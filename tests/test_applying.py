@@ -15,7 +15,7 @@ from safety_neurons.inference import Decoding, Setting, decode
 from safety_neurons.interventions import Scale, Transplant
 from safety_neurons.judges import Verdict
 from safety_neurons.models import LoadedModel
-from safety_neurons.models.exporting import export
+from safety_neurons.models.exporting import Edited, export
 from safety_neurons.models.sources import Source, resolve
 from safety_neurons.runs import RunFolder
 from safety_neurons.studies.applying import (
@@ -26,6 +26,7 @@ from safety_neurons.studies.applying import (
     undo,
     writing,
 )
+from safety_neurons.studies.applying.record import UNDO, Kept
 from safety_neurons.studies.finding import FindOptions, find
 from safety_neurons.studies.sets import top_units
 from safety_neurons.units import UnitSet, UnitSpace
@@ -305,3 +306,13 @@ def test_the_command_says_one_thing(whole_run, zoo, tmp_path):
     record = json.loads((tmp_path / "given" / "intervention.json").read_text())
     assert record["intervention"]["intervention"] == "transplant"
     assert invoke("undo", tmp_path / "given", "--out", tmp_path / "back").exit_code == 0
+
+
+def test_a_zero_that_changed_its_sign_is_put_back(tmp_path):
+    before = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
+    after = torch.tensor([[-0.0, 1.0], [2.0, 3.0]])
+    kept = Kept()
+    kept.add(Edited("w", "w", "model.safetensors", before, after), torch.tensor([0, 1]), 0)
+    kept.write(tmp_path)
+    slices = load_file(tmp_path / UNDO)
+    assert slices["w/index"].tolist() == [0]

@@ -13,10 +13,10 @@ from safety_neurons.cli.errors import explained
 
 @explained
 def command(
-    folder: Annotated[Path, typer.Argument(help="A folder that `apply` wrote.")],
+    folder: Annotated[Path, typer.Argument(help="A folder that `apply` or `repair` wrote.")],
     out: o.Out,
 ) -> None:
-    """Write the merged model as it was before `apply` changed it, bit for bit."""
+    """Write the merged model as it was before `apply` or `repair` changed it, bit for bit."""
     from safety_neurons.storage import require_place
     from safety_neurons.studies.applying import undo
 

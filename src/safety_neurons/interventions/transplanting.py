@@ -125,8 +125,13 @@ class Transplant(Intervention):
 
     @classmethod
     @torch.no_grad()
-    def between(cls, donor: HookedModel, recipient: HookedModel, units: UnitSet) -> Transplant:
+    def between(
+        cls, donor: HookedModel, recipient: HookedModel, units: UnitSet, *, or_same: bool = False
+    ) -> Transplant:
         """Units of `recipient` with the effective weights that they have in `donor`.
+
+        Args:
+            or_same: also where nothing would change, as in a search over sets.
 
         Returns:
             A transplant for this recipient, or another with the same norms.
@@ -155,7 +160,7 @@ class Transplant(Intervention):
             pair = norms["donor"][block], norms["recipient"][block]
             found[block] = _fitted(given, own, *pair, block)
             before[block] = own
-        if all(_same(found[block], before[block]) for block in blocks):
+        if not or_same and all(_same(found[block], before[block]) for block in blocks):
             raise UserError(
                 "The donor's weights of these units are the recipient's own, so a transplant would "
                 "change nothing; give another recipient."

@@ -68,6 +68,22 @@ class Claim(Record):
     met: bool
 
 
+class ChangedTensor(Record):
+    """One tensor of the checkpoint of which some slices were changed.
+
+    Args:
+        name, file: where it stands.
+        axis: along which the slices lie: 1 for columns, 0 for rows.
+        before, after: the sha256 of the whole tensor, merged and as written.
+    """
+
+    name: str
+    file: str
+    axis: int
+    before: str
+    after: str
+
+
 class RepairedRates(Record):
     """Refusals of one prompt set by all three models.
 
@@ -128,7 +144,7 @@ class RepairRecord(Record):
     judge: str
     difference: float | None = None
     dtype: str | None = None
-    tensors: list[dict[str, Any]] = Field(default_factory=list)
+    tensors: list[ChangedTensor] = Field(default_factory=list)
     options: dict[str, Any] = Field(default_factory=dict)
     command: str | None = None
     seconds: float = 0.0

@@ -13,25 +13,10 @@ from torch import Tensor
 
 from safety_neurons.models.exporting import Edited
 from safety_neurons.runs.record import Record
+from safety_neurons.runs.repair import ChangedTensor
 from safety_neurons.storage import write_whole
 
 RECORD, UNDO = "intervention.json", "undo.safetensors"
-
-
-class ChangedTensor(Record):
-    """One tensor of the checkpoint of which some slices were changed.
-
-    Args:
-        name, file: where it stands.
-        axis: along which the slices lie: 1 for columns, 0 for rows.
-        before, after: the sha256 of the whole tensor, merged and as written.
-    """
-
-    name: str
-    file: str
-    axis: int
-    before: str
-    after: str
 
 
 class AppliedRecord(Record):
@@ -79,7 +64,9 @@ class Kept:
             else tensor[index][:, None]
             for tensor in (edited.merged, edited.written)
         )
-        index = index[(merged != written).any(dim=1)]
+        # By their bits: 0 and −0 are equal, and not the same.
+        raw = (of.contiguous().view(torch.uint8) for of in (merged, written))
+        index = index[torch.ne(*raw).any(dim=1)]
         if not len(index):
             return
         self.tensors.append(

@@ -95,9 +95,9 @@ def transplanted(
         Rows and columns of `units` a part of the way to the aligned model's.
 
     Raises:
-        UserError: if the aligned model's neurons mean nothing in the candidate, or are its own.
+        UserError: if the aligned model's neurons mean nothing in the candidate.
     """
-    transplant = Transplant.between(aligned.hooked, candidate.hooked, units)
+    transplant = Transplant.between(aligned.hooked, candidate.hooked, units, or_same=True)
     slices = transplant.slices(candidate.hooked)
     return {name: _blended(of, strength) for name, of in slices.items()}
 

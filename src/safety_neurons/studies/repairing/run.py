@@ -65,6 +65,7 @@ from safety_neurons.studies.repairing.moves import (
 from safety_neurons.studies.repairing.options import (
     FINALISTS,
     GAIN,
+    LEAST_GAIN,
     RISE,
     RISE_HIGH,
     SAFETY,
@@ -516,7 +517,7 @@ class _Study:
                 update={
                     "difference": difference,
                     "dtype": str(stored).removeprefix("torch."),
-                    "tensors": [tensor.written() for tensor in kept.tensors],
+                    "tensors": kept.tensors,
                     "seconds": seconds,
                 }
             )
@@ -557,9 +558,9 @@ _ROUNDED = 0.02
 
 
 def _kept(reference: float, candidate: float, repaired: float) -> float | None:
-    """Of the gain in the task's loss; None where there was none."""
+    """Of the gain in the task's loss; None where there was none to speak of."""
     gain = reference - candidate
-    return None if gain <= 0 else (reference - repaired) / gain
+    return None if gain < LEAST_GAIN else (reference - repaired) / gain
 
 
 def _rate(verdicts: Verdicts) -> RateRecord:
@@ -602,7 +603,8 @@ def _no_rise(figures: Compared) -> Claim:
 def _task(task: TaskLoss) -> Claim:
     if task.gain_kept is None:
         return Claim(
-            says="The fine-tune gained nothing on its task's held-out rows, so none can be lost.",
+            says=f"On its task's held-out rows the fine-tune gained less than {LEAST_GAIN:g} nats "
+            "per token, so there is nothing to keep.",
             met=True,
         )
     return Claim(
