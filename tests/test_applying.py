@@ -157,7 +157,7 @@ def test_undo_belongs_to_its_weights(run_of, tmp_path):
     tensors = load_file(other / "model.safetensors")
     name = done.record.tensors[0].name
     save_file({**tensors, name: tensors[name] + 1}, other / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match="is not what apply wrote"):
+    with pytest.raises(UserError, match="is not what was written"):
         undo(other, tmp_path / "back")
     kept = load_file(done.folder / "undo.safetensors")
     kept[f"{name}/slices"] += 1

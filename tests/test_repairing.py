@@ -20,7 +20,7 @@ from safety_neurons.prompts import PromptSet
 from safety_neurons.runs import RunFolder
 from safety_neurons.runs.repair import RepairRecord
 from safety_neurons.studies.finding import FindOptions, find
-from safety_neurons.studies.repairing import RepairOptions, RepairPrompts, Task, repair
+from safety_neurons.studies.repairing import RepairOptions, RepairPrompts, RepairTask, repair
 from safety_neurons.studies.repairing.fitting import Canaries, fit_scales
 from safety_neurons.studies.repairing.moves import in_place, scaled, transplanted, whole_update
 from safety_neurons.units import UnitSet
@@ -154,7 +154,7 @@ def test_a_planted_pipeline_is_put_back_and_can_be_taken_out_again(found, tmp_pa
     options = RepairOptions(
         shares=(0.005, 0.05), strengths=(1.0,), fitted=(), decoding=DECODING, device="cpu"
     )
-    arguments = (of.aligned, of.unaligned, run, Task.of_file(task), out)
+    arguments = (of.aligned, of.unaligned, run, RepairTask.of_file(task), out)
     record = repair(
         *(str(a) if isinstance(a, Path) else a for a in arguments),
         prompts=asked(),
@@ -189,7 +189,7 @@ def test_what_cannot_be_repaired_says_so_and_writes_no_checkpoint(found, tmp_pat
         str(of.aligned),
         str(of.unaligned),
         run,
-        Task.of_file(task),
+        RepairTask.of_file(task),
         out,
         prompts=asked(),
         options=options,
@@ -210,7 +210,7 @@ def test_a_repair_measures_nothing_twice(found, tmp_path):
             str(of.aligned),
             str(of.unaligned),
             run,
-            Task.of_file(task),
+            RepairTask.of_file(task),
             tmp_path / f"out{i}",
             prompts=asked(),
             options=options,
@@ -252,6 +252,6 @@ def test_too_few_rows_and_an_out_folder_that_exists(found, tmp_path):
     few = tmp_path / "few.jsonl"
     few.write_text("".join(task.read_text().splitlines(keepends=True)[:3]))
     with pytest.raises(UserError, match="3 rows"):
-        Task.of_file(few)
+        RepairTask.of_file(few)
     command = ("repair", "--aligned", of.aligned, "--candidate", of.unaligned, "--run", run.path)
     refused(invoke(*command, "--task", task, "--out", tmp_path), "exists already")

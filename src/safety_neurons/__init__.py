@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         RANKINGS,
     )
     from safety_neurons.report import render_comparison, render_report
+    from safety_neurons.report.audit import write_audit
     from safety_neurons.runs import (
         ExplanationCard,
         FragilityCard,
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
         Summary,
         reload_pair,
     )
+    from safety_neurons.runs.audit import AuditCard
+    from safety_neurons.runs.repair import RepairRecord
     from safety_neurons.studies.alignment import AlignRecipe, align
     from safety_neurons.studies.applying import (
         Applied,
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
         apply_transplant,
         undo,
     )
+    from safety_neurons.studies.auditing import AuditOptions, AuditPrompts, audit
     from safety_neurons.studies.calibrating import calibrate_judge
     from safety_neurons.studies.explanation import ExplainOptions, ExplanationPrompts, explain
     from safety_neurons.studies.explanation.looking import look
@@ -71,6 +75,7 @@ if TYPE_CHECKING:
     from safety_neurons.studies.generation import generate
     from safety_neurons.studies.judge_training import train_judge
     from safety_neurons.studies.judging import judge_answers
+    from safety_neurons.studies.repairing import RepairOptions, RepairPrompts, RepairTask, repair
     from safety_neurons.studies.sets import save_top_units, top_units
     from safety_neurons.studies.stability import stability
     from safety_neurons.studies.validation import TestPrompts, ValidateOptions, validate
@@ -143,6 +148,7 @@ _HOMES = {
         "render_comparison",
         "render_report",
     ),
+    "report.audit": ("write_audit",),
     "runs": (
         "ExplanationCard",
         "FragilityCard",
@@ -152,6 +158,8 @@ _HOMES = {
         "Summary",
         "reload_pair",
     ),
+    "runs.audit": ("AuditCard",),
+    "runs.repair": ("RepairRecord",),
     "studies.alignment": (
         "AlignRecipe",
         "align",
@@ -163,6 +171,11 @@ _HOMES = {
         "apply_scale_to",
         "apply_transplant",
         "undo",
+    ),
+    "studies.auditing": (
+        "AuditOptions",
+        "AuditPrompts",
+        "audit",
     ),
     "studies.calibrating": ("calibrate_judge",),
     "studies.explanation": (
@@ -184,6 +197,12 @@ _HOMES = {
     "studies.generation": ("generate",),
     "studies.judge_training": ("train_judge",),
     "studies.judging": ("judge_answers",),
+    "studies.repairing": (
+        "RepairOptions",
+        "RepairPrompts",
+        "RepairTask",
+        "repair",
+    ),
     "studies.sets": (
         "save_top_units",
         "top_units",
@@ -218,6 +237,9 @@ __all__ = [
     "AlignRecipe",
     "Applied",
     "ApplyOptions",
+    "AuditCard",
+    "AuditOptions",
+    "AuditPrompts",
     "ChatFormat",
     "Decoding",
     "ExplainOptions",
@@ -242,6 +264,10 @@ __all__ = [
     "RankingInRounds",
     "RankingMethod",
     "RefusalJudge",
+    "RepairOptions",
+    "RepairPrompts",
+    "RepairRecord",
+    "RepairTask",
     "RunFolder",
     "SafetyNeuronsError",
     "Scale",
@@ -265,6 +291,7 @@ __all__ = [
     "apply_scale",
     "apply_scale_to",
     "apply_transplant",
+    "audit",
     "builtin",
     "calibrate_judge",
     "decode",
@@ -282,6 +309,7 @@ __all__ = [
     "reload_pair",
     "render_comparison",
     "render_report",
+    "repair",
     "save_interventions",
     "save_set",
     "save_top_units",
@@ -290,6 +318,7 @@ __all__ = [
     "train_judge",
     "undo",
     "validate",
+    "write_audit",
 ]
 
 

@@ -73,7 +73,7 @@ def command(
     from safety_neurons.prompts import load_prompts
     from safety_neurons.runs import RunFolder
     from safety_neurons.storage import require_place
-    from safety_neurons.studies.repairing import RepairOptions, RepairPrompts, Task, repair
+    from safety_neurons.studies.repairing import RepairOptions, RepairPrompts, RepairTask, repair
     from safety_neurons.studies.repairing.options import FITTED_SHARES, SHARES, STRENGTHS
 
     if out.exists():
@@ -93,7 +93,7 @@ def command(
     require_place(out, folder=True)
     folder = RunFolder.open(run)
     folder.require("find")
-    rows = Task.of_file(task)
+    rows = RepairTask.of_file(task)
     theirs = None if others is None else load_prompts(others, column=prompt_column)
     kept = state or out.with_name(f"{out.name}.state")
     o.quiet_libraries()

@@ -2,6 +2,6 @@
 
 from safety_neurons.studies.repairing.options import RepairOptions, RepairPrompts
 from safety_neurons.studies.repairing.run import repair
-from safety_neurons.studies.repairing.scoring import Task
+from safety_neurons.studies.repairing.scoring import RepairTask
 
-__all__ = ["RepairOptions", "RepairPrompts", "Task", "repair"]
+__all__ = ["RepairOptions", "RepairPrompts", "RepairTask", "repair"]

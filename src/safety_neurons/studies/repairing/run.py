@@ -74,7 +74,7 @@ from safety_neurons.studies.repairing.options import (
     RepairPrompts,
 )
 from safety_neurons.studies.repairing.scoring import (
-    Task,
+    RepairTask,
     Verdicts,
     Weighing,
     answered,
@@ -90,7 +90,7 @@ def repair(
     aligned: str | Source,
     candidate: str | Source,
     run: RunFolder,
-    task: Task,
+    task: RepairTask,
     out: str | Path,
     *,
     prompts: RepairPrompts | None = None,
@@ -144,7 +144,7 @@ class _Study:
         self,
         sides: Sides,
         run: RunFolder,
-        task: Task,
+        task: RepairTask,
         prompts: RepairPrompts,
         options: RepairOptions,
         state: Path,

@@ -40,7 +40,7 @@ class TaskRows:
 
 
 @dataclass(frozen=True)
-class Task:
+class RepairTask:
     """The task's rows by use: to fit on, to choose on, to claim on."""
 
     fit: TaskRows
@@ -48,7 +48,7 @@ class Task:
     claim: TaskRows
 
     @classmethod
-    def of_file(cls, file: str | Path) -> Task:
+    def of_file(cls, file: str | Path) -> RepairTask:
         """Rows with `prompt` and `completion`.
 
         A quarter of them is fitted on, a quarter chosen on, half is claimed on.
