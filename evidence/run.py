@@ -7,21 +7,14 @@ was. When all stages of a pair stand, its figures are collected (`collect.py`).
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from evidence.collect import collect
 from evidence.pairs import PAIRS
+from evidence.pieces import piece
 from evidence.stages import Stage, stability_stage, stages
-
-PIECE = 25 * 60
-"""Seconds after which a command is stopped, to go on in the next piece."""
-STOPPED = 130
-"""What the command line exits with when it was stopped and can go on."""
-COMMAND = (sys.executable, "-m", "safety_neurons")
 
 
 def main() -> None:
@@ -59,24 +52,7 @@ def _planned(out: Path, names: list[str]) -> Iterator[Stage]:
 def _piece(stage: Stage, out: Path) -> None:
     if stage.prepare:
         stage.prepare()
-    command = [*COMMAND, *stage.arguments]
-    began = time.monotonic()
-    print(f"{stage.name} …", flush=True)
-    log = out / "log.txt"
-    with log.open("a", encoding="utf-8") as lines:
-        process = subprocess.Popen(command, stdout=lines, stderr=subprocess.STDOUT)
-        try:
-            code = process.wait(PIECE)
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            code = process.wait()
-        except KeyboardInterrupt:
-            process.terminate()
-            process.wait()
-            raise
-    print(f"{stage.name}: {(time.monotonic() - began) / 60:.1f} min", flush=True)
-    if code not in (0, STOPPED):
-        sys.exit(f"'{stage.name}' ended with {code}; what it said is at the end of {log}.")
+    piece(stage.name, ("safety_neurons", *stage.arguments), out / "log.txt")
 
 
 if __name__ == "__main__":

@@ -162,6 +162,7 @@ class AuditCard(Record):
         judge_errors: sensitivity and specificity that were carried through; None where unknown.
         notes: what differs between the two, and what was not measured.
         samples: answers to prompts that the two decide otherwise.
+        refuses: by kind and model, in the order of the prompts, for other analyses.
     """
 
     format: Literal["safety-neurons/audit/1"] = "safety-neurons/audit/1"
@@ -182,6 +183,7 @@ class AuditCard(Record):
     fast: FastFigures | None = None
     notes: list[str] = Field(default_factory=list)
     samples: list[dict[str, Any]] = Field(default_factory=list)
+    refuses: dict[str, dict[str, list[bool]]] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
     command: str | None = None
     seconds: float = 0.0

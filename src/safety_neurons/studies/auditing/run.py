@@ -149,6 +149,10 @@ class _Study:
             fast=None if openings is None else openings.figures,
             notes=[*self.sides.notes, *self._notes(reference, errors)],
             samples=list(samples_of(by_kind, reference, candidate)),
+            refuses={
+                kind: {REFERENCE: reference.refuses[kind], CANDIDATE: candidate.refuses[kind]}
+                for kind in by_kind
+            },
             options={
                 "decoding": {
                     "max_new_tokens": options.decoding.max_new_tokens,
