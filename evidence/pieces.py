@@ -15,22 +15,19 @@ STOPPED = 130
 
 
 def piece(
-    name: str, arguments: Sequence[str], log: Path, *, accepted: Collection[int] = (0,)
+    name: str, command: Sequence[str], log: Path, *, accepted: Collection[int] = (0,)
 ) -> None:
-    """Run one piece of a module's command; exit if it fails.
+    """Run one piece of a command; exit if it fails.
 
     Args:
         name: for people.
-        arguments: behind `python -m`.
         log: a file to add to.
         accepted: exit codes that are no failure.
     """  # noqa: DOC501
     began = time.monotonic()
     print(f"{name} …", flush=True)
     with log.open("a", encoding="utf-8") as lines:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *arguments], stdout=lines, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen(command, stdout=lines, stderr=subprocess.STDOUT)
         try:
             code = process.wait(PIECE)
         except subprocess.TimeoutExpired:

@@ -16,6 +16,8 @@ from evidence.pairs import PAIRS
 from evidence.pieces import piece
 from evidence.stages import Stage, stability_stage, stages
 
+COMMAND = (sys.executable, "-m", "safety_neurons")
+
 
 def main() -> None:
     """Run what is left, and collect."""
@@ -52,7 +54,7 @@ def _planned(out: Path, names: list[str]) -> Iterator[Stage]:
 def _piece(stage: Stage, out: Path) -> None:
     if stage.prepare:
         stage.prepare()
-    piece(stage.name, ("safety_neurons", *stage.arguments), out / "log.txt")
+    piece(stage.name, (*COMMAND, *stage.arguments), out / "log.txt")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import shutil
 import sys
 
 import pytest
-from evidence import collect, run
+from evidence import collect, pieces, run
 from evidence.pairs import PAIRS
 from evidence.stages import Stage, _complete, _prepare
 
@@ -41,7 +41,7 @@ def test_a_failed_piece_says_where_to_look(tmp_path, monkeypatch):
 
 def test_a_piece_that_takes_too_long_is_stopped_and_may_go_on(tmp_path, monkeypatch):
     asleep = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(130)); time.sleep(60)"
-    monkeypatch.setattr(run, "PIECE", 1)
+    monkeypatch.setattr(pieces, "PIECE", 1)
     monkeypatch.setattr(run, "COMMAND", (sys.executable, "-c", asleep))
     run._piece(Stage("slow", (), lambda: False), tmp_path)
 

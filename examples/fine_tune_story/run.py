@@ -9,6 +9,7 @@ share the work. The page is docs/fine-tune-story.md (`collect.py`).
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _done(step: Step, out: Path) -> None:
     while not step.made():
-        piece(step.name, step.arguments, out / "log.txt", accepted=step.accepted)
+        command = (sys.executable, "-m", *step.arguments)
+        piece(step.name, command, out / "log.txt", accepted=step.accepted)
 
 
 if __name__ == "__main__":
