@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import xml.etree.ElementTree as Xml
@@ -9,7 +10,7 @@ import xml.etree.ElementTree as Xml
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from safety_neurons.engine import Side
 from safety_neurons.errors import UserError
@@ -27,7 +28,8 @@ from safety_neurons.studies.auditing.rates import Compared
 from safety_neurons.studies.auditing.verdict import conclude
 from safety_neurons.studies.finding import FindOptions, find
 from safety_neurons.units import UnitSet
-from tests.commands import prompt_file
+from tests import planted
+from tests.commands import invoke, prompt_file, refused
 from tests.tiny import load, save
 
 
@@ -303,3 +305,108 @@ def test_a_fast_audit_needs_a_run(zoo):
 def test_options_are_checked(wrong):
     with pytest.raises(UserError):
         AuditOptions(**wrong)
+
+
+# The command, on pairs whose refusals were planted
+
+
+@pytest.fixture(scope="module")
+def planted_pair(tmp_path_factory) -> tuple[planted.Planted, RunFolder, list[object]]:
+    """A pair, a run of it, and options that name prompts of its words."""
+    folder = tmp_path_factory.mktemp("audits")
+    of = planted.plant(folder, 2)
+    pair = ModelPair.load(str(of.aligned), str(of.unaligned), device="cpu")
+    harmful, harmless = planted.prompts(2, "find")
+    options = FindOptions(rankings=("path-attribution",), decoding=Decoding(8, 24))
+    run = find(pair, folder / "run", harmful, options, harmless=harmless)
+    arguments: list[object] = ["--max-new-tokens", 8, "--device", "cpu"]
+    for name, place in (("prompts", 0), ("harmless", 1), ("borderline", 1)):
+        file = folder / f"{name}.jsonl"
+        sets = (planted.prompts(2, split)[place] for split in ("select", "test"))
+        rows = [{"id": p.id, "prompt": p.text} for of_split in sets for p in of_split]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        arguments += [f"--{name}", file]
+    return of, run, arguments
+
+
+def audited(reference, candidate, arguments, out, *more):
+    return invoke(
+        *("audit", "--reference", reference, "--candidate", candidate, "--out", out),
+        *arguments,
+        *more,
+    )
+
+
+@pytest.mark.parametrize("fast", [(), ("--fast",)])
+def test_a_lost_pipeline_fails_and_an_intact_one_does_not(planted_pair, tmp_path, fast):
+    of, run, arguments = planted_pair
+    named = ("--run", run.path, "--share", 0.04, *fast)
+    done = audited(of.aligned, of.unaligned, arguments, tmp_path / "lost", *named)
+    assert done.exit_code == 1, done.output
+    assert "Verdict: lost" in done.output
+    card = AuditCard.parsed((tmp_path / "lost/audit.json").read_text())
+    assert card.rates["harmful"].refused_by == (0, 48, 0, 0)
+    assert card.drift is not None
+    assert card.drift.whole.p < 0.05  # the planted neurons are what changed
+    assert (card.fast is None) == (not fast)
+    root = Xml.parse(tmp_path / "lost/junit.xml").getroot()
+    assert root.get("failures") == "3"  # not lost, not eroded, intact
+    said = (tmp_path / "lost/summary.md").read_text()
+    assert "Safety audit: lost" in said
+    assert not list(tmp_path.glob("*.state"))
+    done = audited(of.aligned, of.aligned, arguments, tmp_path / "intact", *named)
+    assert done.exit_code == 0, done.output
+    assert Xml.parse(tmp_path / "intact/junit.xml").getroot().get("failures") == "0"
+    few = audited(of.aligned, of.aligned, arguments, tmp_path / "few", *named, "--limit", 5)
+    assert few.exit_code == 3, few.output
+    assert "would tell" in few.output
+    assert Xml.parse(tmp_path / "few/junit.xml").getroot().get("failures") == "1"
+
+
+def test_a_least_ratio_fails_an_audit_of_its_own(planted_pair, tmp_path):
+    of, _, arguments = planted_pair
+    done = audited(
+        of.aligned, of.aligned, arguments, tmp_path / "a", "--no-drift", "--fail-under", 1
+    )
+    assert done.exit_code == 0, done.output
+    done = audited(
+        of.aligned, of.unaligned, arguments, tmp_path / "b", "--no-drift", "--fail-under", 0.5
+    )
+    assert done.exit_code == 1
+    cases = {c.get("name"): c for c in Xml.parse(tmp_path / "b/junit.xml").getroot()}
+    assert cases["at least 0.5 of the refusals"].find("failure") is not None
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (("--fail-under", 0), "--fail-under"),
+        (("--run", "nowhere"), "nowhere"),
+        (("--fast",), "--run"),
+        (("--ranking", "dice"), "--run"),
+        (("--share", 2), "share"),
+        (("--prompts", "nothing.jsonl"), "nothing.jsonl"),
+        (("--candidate", "/nowhere/at/all"), "/nowhere/at/all"),
+        (("--judge", "nobody"), "nobody"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_leave_nothing(planted_pair, tmp_path, changed, said):
+    of, _, _ = planted_pair
+    command = ("audit", "--reference", of.aligned, "--candidate", of.unaligned)
+    refused(invoke(*command, "--out", tmp_path / "out", *changed), said)
+    assert not list(tmp_path.iterdir())
+    refused(invoke(*command, "--out", tmp_path), "exists already")
+
+
+def test_another_template_is_told_and_each_model_is_asked_with_its_own(planted_pair, tmp_path):
+    of, _, arguments = planted_pair
+    other = shutil.copytree(of.aligned, tmp_path / "other")
+    tokens = AutoTokenizer.from_pretrained(other)
+    tokens.chat_template = "{# another one #}" + tokens.chat_template
+    tokens.add_tokens(["<extra>"])
+    tokens.save_pretrained(other)
+    done = audited(of.aligned, other, arguments, tmp_path / "out", "--no-drift")
+    assert done.exit_code == 0, done.output
+    flat = " ".join(done.output.split())
+    assert "chat template: the two sides have different ones" in flat
+    assert "<extra>" in flat

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from safety_neurons.engine import ALONE
 from safety_neurons.errors import UserError
-from safety_neurons.inference import Decoding, Setting, log_likelihoods
+from safety_neurons.inference import Decoding, Setting
 from safety_neurons.inference.probing import probe_logits
 from safety_neurons.interventions import Transplant
 from safety_neurons.models import LoadedModel, ModelPair
@@ -20,8 +20,9 @@ from safety_neurons.prompts import PromptSet
 from safety_neurons.runs import RunFolder
 from safety_neurons.runs.repair import RepairRecord
 from safety_neurons.studies.finding import FindOptions, find
+from safety_neurons.studies.openings import OpeningSets, margins
 from safety_neurons.studies.repairing import RepairOptions, RepairPrompts, RepairTask, repair
-from safety_neurons.studies.repairing.fitting import Canaries, fit_scales
+from safety_neurons.studies.repairing.fitting import Canaries, Decided, fit_scales
 from safety_neurons.studies.repairing.moves import in_place, scaled, transplanted, whole_update
 from safety_neurons.units import UnitSet
 from tests import planted
@@ -62,7 +63,8 @@ def asked() -> RepairPrompts:
     sets = {split: planted.prompts(1, split) for split in planted.SPLITS}
     # With the harmless ones of one split too few to show that not more are refused.
     harmless = PromptSet("harmless", sum((of[1].prompts for of in sets.values()), ()))
-    return RepairPrompts(*sets["find"], *sets["select"], sets["test"][0], harmless)
+    canaries = (*sets["find"], sets["find"][1])
+    return RepairPrompts(*canaries, *sets["select"], sets["test"][0], harmless)
 
 
 # Changes
@@ -129,20 +131,21 @@ def test_fitted_scales_make_what_they_were_fitted_on_likelier(found):
     refusal = [words[word] for word in planted.REFUSAL]
     prompts = [[1, 30 + i, 31 + i, 6] for i in range(6)]
     units = UnitSet.of(torch.arange(0, model.space().total, 3), model.space())
-    canaries = Canaries([(prompt, refusal) for prompt in prompts], [], [])
+    answer = [words[word] for word in planted.COMPLIANCE]
+    openings = OpeningSets((tuple(refusal[:2]),), (tuple(answer[:2]),), 0, ())
+    canaries = Canaries([Decided(prompts, [4.0] * len(prompts))], [], [])
     intact = probe_logits(model)
-    factors = fit_scales(model, units, canaries, Silent(), steps=12, seed=0)
+    factors = fit_scales(model, units, openings, 0.0, canaries, Silent(), steps=12, seed=0)
     assert torch.equal(probe_logits(model), intact)  # nothing was left behind
     assert factors.shape == (len(units),)
     assert not torch.equal(factors, torch.ones_like(factors))
 
-    def likelihood() -> float:
-        with torch.no_grad():
-            return float(log_likelihoods(model, ALONE, prompts, [[refusal]] * 6)[0].mean())
+    def margin() -> float:
+        return sum(margins(model, ALONE, openings, prompts, DECODING)) / len(prompts)
 
-    before = likelihood()
+    before = margin()
     with in_place(model, scaled(model.hooked, units, factors)):
-        assert likelihood() > before + 1e-3
+        assert margin() > before + 0.1
 
 
 # The search

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from safety_neurons.engine import ModelGroup, Role
 from safety_neurons.inference import Decoding, log_likelihoods
@@ -109,6 +111,23 @@ class OpeningSets:
         return bool(self.refusal and self.compliance)
 
 
+def weighed_openings(
+    group: ModelGroup, role: Role, openings: OpeningSets, prompts: Sequence[Sequence[int]]
+) -> Float[Tensor, "prompt"]:
+    """The log-likelihood of any refusal opening, less that of any compliance opening, in nats.
+
+    Gradients flow through it.
+
+    Args:
+        openings: of both kinds at least one.
+        prompts: token ids, behind which openings are read.
+    """  # noqa: DOC201
+    both = [list(opening) for opening in (*openings.refusal, *openings.compliance)]
+    split = len(openings.refusal)
+    likelihoods, _ = log_likelihoods(group, role, prompts, [both] * len(prompts))
+    return likelihoods[:, :split].logsumexp(dim=1) - likelihoods[:, split:].logsumexp(dim=1)
+
+
 @torch.no_grad()
 def margins(
     group: ModelGroup,
@@ -119,26 +138,16 @@ def margins(
     progress: Progress | None = None,
     label: str = "Openings",
 ) -> list[float]:
-    """The log-likelihood of any refusal opening, less that of any compliance opening, in nats.
-
-    Args:
-        openings: of both kinds at least one.
-        prompts: token ids, behind which openings are read.
+    """`weighed_openings` of any number of prompts, in batches.
 
     Returns:
         One number a prompt.
     """
-    both = [list(opening) for opening in (*openings.refusal, *openings.compliance)]
-    split = len(openings.refusal)
     found = [0.0] * len(prompts)
-    batches = decoding.batches(prompts, settings=max(len(both), 1))
+    batches = decoding.batches(prompts, settings=len(openings.refusal) + len(openings.compliance))
     for rows in (progress or Silent()).track(batches, label):
-        likelihoods, _ = log_likelihoods(
-            group, role, [prompts[row] for row in rows], [both] * len(rows)
-        )
-        refusing = likelihoods[:, :split].logsumexp(dim=1)
-        margin = refusing - likelihoods[:, split:].logsumexp(dim=1)
-        for row, value in zip(rows, margin.tolist(), strict=True):
+        of_rows = weighed_openings(group, role, openings, [prompts[row] for row in rows])
+        for row, value in zip(rows, of_rows.tolist(), strict=True):
             found[row] = value
     return found
 

@@ -1,8 +1,10 @@
-"""Scales of chosen neurons, fitted so that canary prompts are refused and nothing else changes.
+"""Scales of chosen neurons, fitted so that the model refuses what the aligned one refuses.
 
-The loss of a step is the mean of: refusals of harmful prompts, as the aligned model writes them;
-the candidate's own answers to harmless prompts, which hold these where they are; the task's rows.
-The weights that read the neurons are scaled; nothing else is trained.
+The loss of a step is the mean over canary prompts of the cross entropy between both models'
+decisions to refuse, by openings of answers: harmful prompts, and harmless and borderline ones,
+which hold back what would refuse too much. Beside it: the candidate's own answers to harmless
+prompts and rows of the task, which are held where they are, and a tether to 1. The weights that
+read the neurons are scaled; nothing else is trained.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils import parametrize
 
 from safety_neurons.engine import ALONE
@@ -23,19 +26,35 @@ from safety_neurons.errors import UserError
 from safety_neurons.inference import log_likelihoods
 from safety_neurons.models import LoadedModel
 from safety_neurons.progress import Progress
+from safety_neurons.studies.openings import OpeningSets, weighed_openings
 from safety_neurons.units import UnitSet
 
-STEPS = 50
+STEPS = 60
 RATE = 0.05
-BATCH = 4
-"""Rows of each kind in a step."""
+BATCH = 5
+"""Prompts or rows of each kind in a step."""
+SOFT = 2.0
+"""Nats of margin per unit of log-odds: beyond a few nats a decision is one, whatever the margin."""
+HOLD = 0.3
+"""Weight of harmless answers and of the task's rows, nats per token."""
 TETHER = 0.02
 """Weight of the mean squared distance of scales from 1: of two fits the smaller change."""
-HOLD = 2.0
-"""Weight of harmless answers beside refusals, without which far too many prompts are refused."""
 
 Row = tuple[Sequence[int], Sequence[int]]
 """Token ids of a prompt and of its answer."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Prompts with what the aligned model makes of them.
+
+    Args:
+        prompts: token ids.
+        margins: of refusal openings above the others, less the threshold, in nats.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    margins: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -43,12 +62,12 @@ class Canaries:
     """What scales are fitted on; none of it is looked at again.
 
     Args:
-        harmful: with refusals.
+        decided: by kind of prompts.
         harmless: with the candidate's own answers.
         task: with the task's.
     """
 
-    harmful: Sequence[Row]
+    decided: Sequence[Decided]
     harmless: Sequence[Row]
     task: Sequence[Row]
 
@@ -69,6 +88,8 @@ class _ScaledColumns(nn.Module):
 def fit_scales(
     model: LoadedModel,
     units: UnitSet,
+    openings: OpeningSets,
+    threshold: float,
     canaries: Canaries,
     progress: Progress,
     *,
@@ -79,6 +100,7 @@ def fit_scales(
 
     Args:
         model: a plain one, without an adapter.
+        openings, threshold: by which decisions are told.
 
     Returns:
         One factor a unit, float32, on the CPU.
@@ -86,7 +108,6 @@ def fit_scales(
     Raises:
         UserError: if the training leaves the finite numbers.
     """
-    kinds = [(canaries.harmful, 1.0), (canaries.harmless, HOLD), (canaries.task, 1.0)]
     order = random.Random(seed)
     with _parametrized(model, units) as factors:
         optimiser = torch.optim.Adam(factors, lr=RATE)
@@ -95,10 +116,13 @@ def fit_scales(
             optimiser.zero_grad()
             held = torch.cat([*factors])
             loss = TETHER * (held - 1).square().mean()
-            for rows, weight in kinds:
+            for of in canaries.decided:
+                few = order.sample(range(len(of.prompts)), min(BATCH, len(of.prompts)))
+                loss = loss + _disagreement(model, openings, threshold, of, few)
+            for rows in (canaries.harmless, canaries.task):
                 if rows:
-                    few = order.sample(list(rows), min(BATCH, len(rows)))
-                    loss = loss + weight * _nats(model, few)
+                    chosen = order.sample(list(rows), min(BATCH, len(rows)))
+                    loss = loss + HOLD * _nats(model, chosen)
             loss.backward()
             if not bool(torch.isfinite(loss)):
                 raise UserError("Fitting scales left the finite numbers; repair in float32.")
@@ -122,6 +146,22 @@ def _parametrized(model: LoadedModel, units: UnitSet) -> Iterator[list[nn.Parame
     finally:
         for module in modules:
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+
+
+def _disagreement(
+    model: LoadedModel,
+    openings: OpeningSets,
+    threshold: float,
+    of: Decided,
+    few: Sequence[int],
+) -> Float[Tensor, ""]:
+    """The mean cross entropy of decisions on some prompts."""
+    margins = weighed_openings(model, ALONE, openings, [of.prompts[i] for i in few]) - threshold
+    wanted = torch.tensor([of.margins[i] for i in few], device=margins.device)
+    found: Tensor = binary_cross_entropy_with_logits(
+        margins / SOFT, (wanted / SOFT).sigmoid().to(margins)
+    )
+    return found
 
 
 def _nats(model: LoadedModel, rows: Sequence[Row]) -> Float[Tensor, ""]:

@@ -14,7 +14,7 @@ from safety_neurons.prompts import ChatFormat, Kind, PromptSet, Split, builtin
 
 SHARES = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5)
 STRENGTHS = (0.5, 1.0)
-FITTED_SHARES = (0.02, 0.05)
+FITTED_SHARES = (0.005, 0.02, 0.05)
 UNDONE = (0.25, 0.5, 0.75)
 """Parts of the whole update that are undone, to compare with."""
 FINALISTS = 4
@@ -35,7 +35,10 @@ QUICK = 40
 """Prompts of each kind that changes are weighed on."""
 SELECTED = 50
 """Prompts of each kind that finalists answer."""
-CANARIES = 48
+CANARIES = 96
+"""Prompts of each kind that scales are fitted on."""
+HELD = 48
+"""Harmless ones whose answers are held where they are."""
 LEAST_ROWS = 12
 
 
@@ -44,13 +47,14 @@ class RepairPrompts:
     """What a repair is looked for on, and what it is claimed on.
 
     Args:
-        canary, canary_harmless: scales are fitted on them.
+        canary, canary_harmless, canary_borderline: scales are fitted on them.
         select, select_harmless: choices are made on them.
         test, test_harmless: claims are made on them; `others` are harmful ones of other people.
     """
 
     canary: PromptSet
     canary_harmless: PromptSet
+    canary_borderline: PromptSet
     select: PromptSet
     select_harmless: PromptSet
     test: PromptSet
@@ -64,7 +68,7 @@ class RepairPrompts:
         seed: int = defaults.SEED,
         others: PromptSet | None = None,
     ) -> RepairPrompts:
-        """The built-in prompts: split `find` for canaries, `select` and `test`.
+        """The built-in prompts: split `train` for canaries, `select` and `test`.
 
         Args:
             limit: at most so many prompts of each kind to claim on.
@@ -74,8 +78,9 @@ class RepairPrompts:
             return builtin(kind, split).limited(count, seed=seed)
 
         return cls(
-            canary=some(Kind.HARMFUL, Split.FIND, CANARIES),
-            canary_harmless=some(Kind.HARMLESS, Split.FIND, CANARIES),
+            canary=some(Kind.HARMFUL, Split.TRAIN, CANARIES),
+            canary_harmless=some(Kind.HARMLESS, Split.TRAIN, CANARIES),
+            canary_borderline=some(Kind.BORDERLINE, Split.TRAIN, CANARIES),
             select=some(Kind.HARMFUL, Split.SELECT, SELECTED),
             select_harmless=some(Kind.HARMLESS, Split.SELECT, SELECTED),
             test=some(Kind.HARMFUL, Split.TEST, limit),

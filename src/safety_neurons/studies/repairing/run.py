@@ -19,11 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from safety_neurons.engine import ALONE
 from safety_neurons.engine.rounding import distance
 from safety_neurons.environment import environment
 from safety_neurons.errors import InterventionError, UserError
+from safety_neurons.inference import encode_prompts
 from safety_neurons.inference.probing import probe_logits
-from safety_neurons.judges import Judge, Verdict, judges_of
+from safety_neurons.judges import Judge, judges_of
 from safety_neurons.models import LoadedModel, Source
 from safety_neurons.models.exporting import Edited, export, stored_dtype
 from safety_neurons.models.sources import Resolved, resolve
@@ -49,7 +51,8 @@ from safety_neurons.studies.auditing.rates import Compared, Figure
 from safety_neurons.studies.auditing.sides import Sides
 from safety_neurons.studies.auditing.units import require_reference
 from safety_neurons.studies.keeping import Keeping
-from safety_neurons.studies.repairing.fitting import Canaries, fit_scales
+from safety_neurons.studies.openings import margins
+from safety_neurons.studies.repairing.fitting import Canaries, Decided, fit_scales
 from safety_neurons.studies.repairing.moves import (
     ALL,
     SCALES,
@@ -65,6 +68,7 @@ from safety_neurons.studies.repairing.moves import (
 from safety_neurons.studies.repairing.options import (
     FINALISTS,
     GAIN,
+    HELD,
     LEAST_GAIN,
     RISE,
     RISE_HIGH,
@@ -159,6 +163,9 @@ class _Study:
         name = None if options.ranking is None else [options.ranking]
         self.ranking: Ranking = next(iter(rankings_of(run, name).values()))
         self.models = self._load()
+        self.openings = Openings.of_run(
+            run, self.judge, self.chat, options.decoding, options.device, self.progress
+        )
         self.keeping = Keeping.of(
             state / "measured",
             self.models.aligned.identity,
@@ -203,7 +210,7 @@ class _Study:
 
     # What is tried
 
-    def _moves(self, openings: Openings) -> list[Move]:
+    def _moves(self) -> list[Move]:
         options = self.options
         found = []
         for share in options.shares:
@@ -248,6 +255,8 @@ class _Study:
                     "factors": fit_scales(
                         self.models.candidate,
                         units,
+                        self.openings.sets,
+                        self.openings.threshold,
                         self._canaries(),
                         self.progress,
                         seed=self.options.seed,
@@ -261,11 +270,32 @@ class _Study:
     def _canaries(self) -> Canaries:
         if self._fitted_on is None:
             prompts, models = self.prompts, self.models
-            how = (self.judge, self.chat, self.options.decoding, self.progress)
+            decoding = self.options.decoding
+            decided = []
+            for asked in (prompts.canary, prompts.canary_harmless, prompts.canary_borderline):
+                encoded = encode_prompts(models.aligned, asked, decoding, self.chat)
+                found = margins(
+                    models.aligned,
+                    ALONE,
+                    self.openings.sets,
+                    encoded,
+                    decoding,
+                    self.progress,
+                    "What the aligned model decides",
+                )
+                decided.append(Decided(encoded, [m - self.openings.threshold for m in found]))
             self._fitted_on = Canaries(
-                own_answers(models.aligned, prompts.canary, *how, "Refusals", only=Verdict.REFUSAL),
-                own_answers(models.candidate, prompts.canary_harmless, *how, "Harmless answers"),
-                rows_of(models.candidate, self.task.fit, self.chat, self.options.decoding),
+                decided,
+                own_answers(
+                    models.candidate,
+                    prompts.canary_harmless.limited(HELD),
+                    self.judge,
+                    self.chat,
+                    decoding,
+                    self.progress,
+                    "Harmless answers",
+                ),
+                rows_of(models.candidate, self.task.fit, self.chat, decoding),
             )
         return self._fitted_on
 
@@ -321,20 +351,16 @@ class _Study:
 
     def repair(self, out: Path, command: str | None) -> RepairRecord:
         began = time.monotonic()
-        options = self.options
-        openings = Openings.of_run(
-            self.run, self.judge, self.chat, options.decoding, options.device, self.progress
-        )
         weighing = Weighing(
-            openings,
+            self.openings,
             self.prompts.select,
             self.prompts.select_harmless,
             self.task.select,
             self.chat,
-            options.decoding,
+            self.options.decoding,
         )
         losses = self._loss(None, aligned=True, claim=False), self._loss(None, claim=False)
-        moves = self._moves(openings)
+        moves = self._moves()
         rows = [
             self._tried(move, weighing, losses) for move in self.progress.track(moves, "Changes")
         ]

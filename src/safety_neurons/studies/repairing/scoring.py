@@ -182,21 +182,9 @@ def own_answers(
     decoding: Decoding,
     progress: Progress,
     label: str,
-    *,
-    only: Verdict | None = None,
 ) -> list[tuple[Sequence[int], Sequence[int]]]:
-    """Token ids of prompts and of a model's answers to them.
-
-    Args:
-        only: leave out answers with another verdict.
-    """  # noqa: DOC201
+    """Token ids of prompts and of a model's answers to them; empty answers are left out."""
     evaluator = Evaluator(model, judge, decoding, chat, None, progress)
-    setting = Setting(ALONE)
-    answers = evaluator.completions(prompts, setting, label)
-    verdicts = evaluator.judged(prompts, setting, label).verdicts
+    answers = evaluator.completions(prompts, Setting(ALONE), label)
     encoded = evaluator.encoded(prompts)
-    return [
-        (prompt, answer)
-        for prompt, answer, verdict in zip(encoded, answers, verdicts, strict=True)
-        if answer and only in (None, verdict)
-    ]
+    return [pair for pair in zip(encoded, answers, strict=True) if pair[1]]
