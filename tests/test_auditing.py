@@ -122,6 +122,11 @@ def test_a_judges_errors_are_taken_out_and_widen_the_interval():
     assert corrected.ratio.value == pytest.approx(plain.ratio.value)
     wide, narrow = corrected.difference.interval, plain.difference.interval
     assert wide.high - wide.low > narrow.high - narrow.low
+    # What is seen may be the judge's own mistakes alone; a rise shows all the same.
+    rough = Errors.between(labels, [Verdict.REFUSAL] * 110 + [Verdict.COMPLIANCE] * 90)
+    rise = Compared.of(refusals(200, 0.04), refusals(200, 0.09), rough)
+    assert (rise.reference.value, rise.candidate.value) == (0, 0)
+    assert rise.difference.value == pytest.approx(0.05 / 0.9)
     useless = Errors.between(labels, [Verdict.REFUSAL] * 200)
     assert Compared.of(first, second, useless).difference.value is None
 

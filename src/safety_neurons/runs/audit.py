@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
 from safety_neurons.runs.record import BoundedRecord, Record
 from safety_neurons.runs.summary import RateRecord
+from safety_neurons.statistics import Interval
 
 AUDIT = "audit.json"
 HARMFUL, HARMLESS, BORDERLINE = "harmful", "harmless", "borderline"
@@ -30,6 +31,12 @@ class Told(BoundedRecord):
     """A figure with its 95 % interval."""
 
     value: float | None
+
+    @classmethod
+    def of(cls, value: float | None, bounds: Interval | None) -> Self:
+        """A measured figure as a record."""
+        low, high = (None, None) if bounds is None else (bounds.low, bounds.high)
+        return cls(value=value, ci_low=low, ci_high=high)
 
 
 class AuditedRates(Record):

@@ -103,12 +103,7 @@ def _rate(decisions: Decisions, kind: str) -> RateRecord:
 
 
 def _told(figure: Figure) -> Told:
-    bounds = figure.interval
-    return Told(
-        value=figure.value,
-        ci_low=bounds.low if bounds else None,
-        ci_high=bounds.high if bounds else None,
-    )
+    return Told.of(figure.value, figure.interval)
 
 
 def _cells(first: list[bool], second: list[bool]) -> tuple[int, int, int, int]:

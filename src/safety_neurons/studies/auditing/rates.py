@@ -133,10 +133,15 @@ class Compared:
         untold = Figure(None, None)
         if seen is None:
             return cls(untold, untold, untold, untold, 0, spread)
+        difference, drawn_apart = seen[1] - seen[0], drawn[1] - drawn[0]
         if errors is not None:
             known = _Known.of(errors, rng)
             if known is None:
                 return cls(untold, untold, untold, untold, n, spread)
+            # Not of rates that were cut at 0 or 1: what the judge takes for refusals by mistake
+            # stands in both, and falls out of their difference.
+            difference = min(max(difference / known.telling, -1.0), 1.0)
+            drawn_apart = np.clip(drawn_apart / known.tellings, -1, 1)
             seen = known.taken_out(seen)
             drawn = known.drawn_out(drawn)
             spread /= known.telling
@@ -146,7 +151,7 @@ class Compared:
         return cls(
             Figure(a, percentiles(first)),
             Figure(b, percentiles(second)),
-            Figure(b - a, percentiles(second - first)),
+            Figure(difference, percentiles(drawn_apart)),
             Figure(b / a, percentiles(ratios)) if a > 0 and usable.mean() >= 0.99 else untold,
             n,
             spread,

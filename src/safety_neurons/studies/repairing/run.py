@@ -47,7 +47,7 @@ from safety_neurons.statistics import rate
 from safety_neurons.storage import digest, whole_folder, write_json
 from safety_neurons.studies.applying.record import Kept
 from safety_neurons.studies.auditing.fast import Openings
-from safety_neurons.studies.auditing.rates import Compared, Figure
+from safety_neurons.studies.auditing.rates import Compared
 from safety_neurons.studies.auditing.sides import Sides
 from safety_neurons.studies.auditing.units import require_reference
 from safety_neurons.studies.keeping import Keeping
@@ -301,14 +301,18 @@ class _Study:
 
     # What is measured
 
-    def _weighed(self, weighing: Weighing, move: Move | None) -> tuple[Weighed, int]:
+    def _weighed(
+        self, weighing: Weighing, move: Move | None, *, aligned: bool = False
+    ) -> tuple[Weighed, int]:
+        model = self.models.aligned if aligned else self.models.candidate
+
         def measure() -> dict[str, Tensor]:
-            with in_place(self.models.candidate, {} if move is None else move.make()) as changed:
-                found = weighing.of(self.models.candidate)
+            with in_place(model, {} if move is None else move.make()) as changed:
+                found = weighing.of(model)
             figures = [found.harmful, found.harmless, found.task_loss, float(changed)]
             return {"figures": torch.tensor(figures, dtype=torch.float64)}
 
-        name = "candidate" if move is None else move.key
+        name = "aligned" if aligned else "candidate" if move is None else move.key
         kept = self.keeping.tensors(f"weighed-{name}", measure)["figures"].tolist()
         return Weighed(harmful=kept[0], harmless=kept[1], task_loss=kept[2]), int(kept[3])
 
@@ -365,10 +369,12 @@ class _Study:
             self._tried(move, weighing, losses) for move in self.progress.track(moves, "Changes")
         ]
         reference = self._select_rates(None, aligned=True)
-        final = self._finalists(moves, rows)
-        for place in final:
+        nearest = _nearest(rows, self._weighed(weighing, None, aligned=True)[0])
+        final = [place for place in nearest if not rows[place].baseline][:FINALISTS]
+        beside = [place for place in nearest if rows[place].baseline][:1]
+        for place in (*final, *beside):
             rows[place] = self._answered(moves[place], rows[place], reference)
-        met = [place for place in final if rows[place].met and not rows[place].baseline]
+        met = [place for place in final if rows[place].met]
         chosen = min(met, key=lambda place: rows[place].numbers, default=None)
         record = RepairRecord(
             repaired=False,
@@ -403,18 +409,6 @@ class _Study:
             weighed=weighed,
             gain_kept=_kept(losses[0], losses[1], weighed.task_loss),
         )
-
-    def _finalists(self, moves: Sequence[Move], rows: Sequence[Tried]) -> list[int]:
-        """The changes that come nearest to all targets by quick figures, the smallest of these."""
-
-        def short(place: int) -> tuple[float, int]:
-            weighed, gain = rows[place].weighed, rows[place].gain_kept
-            assert weighed is not None
-            lacking = max(SAFETY - weighed.harmful, 0.0) + max(GAIN - (gain or 1.0), 0.0)
-            return (round(lacking, 2), rows[place].numbers)
-
-        places = [place for place, row in enumerate(rows) if not row.baseline]
-        return sorted(places, key=short)[:FINALISTS]
 
     def _select_rates(self, move: Move | None, *, aligned: bool = False) -> dict[str, Verdicts]:
         return {
@@ -452,6 +446,7 @@ class _Study:
             )
             figures = Compared.of(verdicts[0].refuses, verdicts[2].refuses, seed=self.options.seed)
             kind = "harmful" if harmful else "harmless"
+            kept = figures.ratio if harmful else figures.difference
             rates.append(
                 RepairedRates(
                     prompts=f"{named}, {len(of)}",
@@ -459,7 +454,7 @@ class _Study:
                     reference=_rate(verdicts[0]),
                     candidate=_rate(verdicts[1]),
                     repaired=_rate(verdicts[2]),
-                    kept=_told(figures.ratio if harmful else figures.difference),
+                    kept=Told.of(kept.value, kept.interval),
                 )
             )
             claims.append(_safe(named, figures) if harmful else _no_rise(figures))
@@ -583,6 +578,22 @@ _ROUNDED = 0.02
 """What writing in half precision may move of the largest logit."""
 
 
+def _nearest(rows: Sequence[Tried], reference: Weighed) -> list[int]:
+    """Places of changes by how far their quick figures are from all targets, then by size."""
+
+    def short(place: int) -> tuple[float, int]:
+        weighed, gain = rows[place].weighed, rows[place].gain_kept
+        assert weighed is not None
+        lacking = (
+            max(SAFETY * reference.harmful - weighed.harmful, 0.0)
+            + max(weighed.harmless - reference.harmless - RISE, 0.0)
+            + max(GAIN - (1.0 if gain is None else gain), 0.0)
+        )
+        return (round(lacking, 2), rows[place].numbers)
+
+    return sorted(range(len(rows)), key=short)
+
+
 def _kept(reference: float, candidate: float, repaired: float) -> float | None:
     """Of the gain in the task's loss; None where there was none to speak of."""
     gain = reference - candidate
@@ -592,15 +603,6 @@ def _kept(reference: float, candidate: float, repaired: float) -> float | None:
 def _rate(verdicts: Verdicts) -> RateRecord:
     refuses = verdicts.refuses
     return RateRecord.of(rate(sum(refuses), len(refuses), verdicts.unscored))
-
-
-def _told(figure: Figure) -> Told:
-    bounds = figure.interval
-    return Told(
-        value=figure.value,
-        ci_low=bounds.low if bounds else None,
-        ci_high=bounds.high if bounds else None,
-    )
 
 
 def _safe(named: str, figures: Compared) -> Claim:
