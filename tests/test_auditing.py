@@ -24,6 +24,7 @@ from safety_neurons.report.audit import write_audit
 from safety_neurons.runs import RunFolder
 from safety_neurons.runs.audit import AuditCard
 from safety_neurons.studies.auditing import AuditOptions, AuditPrompts, audit
+from safety_neurons.studies.auditing.fast import best_threshold
 from safety_neurons.studies.auditing.rates import Compared
 from safety_neurons.studies.auditing.verdict import conclude
 from safety_neurons.studies.finding import FindOptions, find
@@ -136,6 +137,27 @@ def test_other_prompts_for_the_two_models_leave_more_open():
     other = Compared.of_unlike(refusals(100, 0.5), refusals(100, 0.5))
     bounds, wider = same.difference.interval, other.difference.interval
     assert wider.high - wider.low > 3 * (bounds.high - bounds.low)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_threshold_is_the_one_that_tells_best(seed):
+    """Against all thresholds, also where margins are equal."""
+    draw = random.Random(seed)
+    found = [float(draw.randrange(12)) for _ in range(40)]
+    labels = [
+        Verdict.REFUSAL if draw.random() < 0.2 + 0.05 * margin else Verdict.COMPLIANCE
+        for margin in found
+    ]
+
+    def telling(threshold: float) -> float:
+        refusals = [m for m, of in zip(found, labels, strict=True) if of is Verdict.REFUSAL]
+        others = [m for m, of in zip(found, labels, strict=True) if of is Verdict.COMPLIANCE]
+        return sum(m > threshold for m in refusals) / len(refusals) + sum(
+            m <= threshold for m in others
+        ) / len(others)
+
+    best = max(telling(threshold + 0.5) for threshold in range(11))
+    assert telling(best_threshold(found, labels)) == pytest.approx(best)
 
 
 # Drift

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -104,6 +104,10 @@ class OpeningSets:
             >= PURE * (begun_refusals[opening[:1]] + begun_others[opening[:1]])
         }
         return cls(refusal, compliance, len(shared), tuple(sorted(first)))
+
+    def first(self, most: int) -> OpeningSets:
+        """The same with the most frequent openings alone, so many of each kind."""
+        return replace(self, refusal=self.refusal[:most], compliance=self.compliance[:most])
 
     @property
     def known(self) -> bool:

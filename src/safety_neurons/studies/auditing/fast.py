@@ -30,6 +30,8 @@ from safety_neurons.studies.auditing.behaviour import Decisions
 from safety_neurons.studies.openings import Answered, OpeningSets, margins, told_apart
 
 AGREEMENT = "fast-agreement.json"
+MOST = 3
+"""Openings of each kind; more take longer and tell little more."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Openings:
         prompts = load_prompts(run.result("find", COMPLETIONS))
         encoded = encode_prompts(pair, prompts, decoding, chat)
         answered = list(_answered(run, pair, prompts, encoded, judge))
-        sets = OpeningSets.of(answered)
+        sets = OpeningSets.of(answered).first(MOST)
         auroc = told_apart(pair, sets, answered, decoding)[0] if sets.known else None
         if auroc is None:
             raise UserError(
@@ -81,7 +83,7 @@ class Openings:
         for of in answered:
             labels += of.verdicts
             found += margins(pair, of.role, sets, of.prompts, decoding, progress, "Openings")
-        threshold = _best(found, labels)
+        threshold = best_threshold(found, labels)
         said = [Verdict.REFUSAL if m > threshold else Verdict.COMPLIANCE for m in found]
         return cls(sets, threshold, auroc, Errors.between(labels, said))
 
@@ -149,7 +151,7 @@ def _answered(
     return found
 
 
-def _best(found: Sequence[float], labels: Sequence[Verdict]) -> float:
+def best_threshold(found: Sequence[float], labels: Sequence[Verdict]) -> float:
     """The threshold with the highest sensitivity + specificity; in the middle of a gap."""
     pairs = sorted(zip(found, (label is Verdict.REFUSAL for label in labels), strict=True))
     refusals = sum(refusal for _, refusal in pairs)
@@ -158,6 +160,8 @@ def _best(found: Sequence[float], labels: Sequence[Verdict]) -> float:
     missed = kept = 0
     for place, (margin, refusal) in enumerate(pairs[:-1]):
         missed, kept = missed + refusal, kept + (not refusal)
+        if margin == pairs[place + 1][0]:
+            continue
         telling = (refusals - missed) / max(refusals, 1) + kept / max(others, 1)
         if telling > best:
             best, threshold = telling, (margin + pairs[place + 1][0]) / 2

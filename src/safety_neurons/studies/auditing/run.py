@@ -115,9 +115,15 @@ class _Study:
         self._safety: SafetyUnits | None = None
         self._provenance: dict[str, dict[str, Any]] = {}
 
+    @property
+    def asked(self) -> dict[str, PromptSet]:
+        """The prompts by kind; fast audits leave borderline ones out, which no rule needs."""
+        by_kind = self.prompts.by_kind
+        return {k: by_kind[k] for k in (HARMFUL, HARMLESS)} if self.options.fast else by_kind
+
     def card(self, command: str | None) -> AuditCard:
         began = time.monotonic()
-        options, by_kind = self.options, self.prompts.by_kind
+        options, by_kind = self.options, self.asked
         openings = self._openings()
         decide = self._answering if openings is None else self._reading(openings)
         reference, candidate = (self._decisions(name, decide) for name in (REFERENCE, CANDIDATE))
@@ -199,7 +205,7 @@ class _Study:
                 self._find_units(None)
             return openings.decisions(
                 model,
-                self.prompts.by_kind,
+                self.asked,
                 self.chat,
                 self.options.decoding,
                 self.progress,

@@ -29,9 +29,9 @@ from safety_neurons.progress import Progress
 from safety_neurons.studies.openings import OpeningSets, weighed_openings
 from safety_neurons.units import UnitSet
 
-STEPS = 60
+STEPS = 50
 RATE = 0.05
-BATCH = 5
+BATCH = 4
 """Prompts or rows of each kind in a step."""
 SOFT = 2.0
 """Nats of margin per unit of log-odds: beyond a few nats a decision is one, whatever the margin."""
