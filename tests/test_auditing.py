@@ -82,7 +82,7 @@ def test_as_many_prompts_as_are_said_to_be_needed_do_tell(harmful, harmless):
     few = verdict_of(24, harmful, harmless)
     assert few.verdict == "cannot be told"
     assert few.needed is not None
-    enough = verdict_of(round(1.3 * few.needed / 20) * 20 + 100, harmful, harmless)
+    enough = verdict_of(2 * few.needed, harmful, harmless)
     assert enough.verdict != "cannot be told"
 
 
@@ -367,6 +367,8 @@ def audited(reference, candidate, arguments, out, *more):
 @pytest.mark.parametrize("fast", [(), ("--fast",)])
 def test_a_lost_pipeline_fails_and_an_intact_one_does_not(planted_pair, tmp_path, fast):
     of, run, arguments = planted_pair
+    if fast:
+        arguments = arguments[: arguments.index("--borderline")]
     named = ("--run", run.path, "--share", 0.04, *fast)
     done = audited(of.aligned, of.unaligned, arguments, tmp_path / "lost", *named)
     assert done.exit_code == 1, done.output

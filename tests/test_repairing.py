@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from safety_neurons.engine import ALONE
 from safety_neurons.errors import UserError
@@ -21,7 +23,13 @@ from safety_neurons.runs import RunFolder
 from safety_neurons.runs.repair import RepairRecord
 from safety_neurons.studies.finding import FindOptions, find
 from safety_neurons.studies.openings import OpeningSets, margins
-from safety_neurons.studies.repairing import RepairOptions, RepairPrompts, RepairTask, repair
+from safety_neurons.studies.repairing import (
+    RepairOptions,
+    RepairPrompts,
+    RepairTask,
+    forget,
+    repair,
+)
 from safety_neurons.studies.repairing.fitting import Canaries, Decided, fit_scales
 from safety_neurons.studies.repairing.moves import in_place, scaled, transplanted, whole_update
 from safety_neurons.units import UnitSet
@@ -35,21 +43,44 @@ def plain(source: str | Path, dtype: torch.dtype = torch.float64) -> LoadedModel
     return LoadedModel.load(str(source), dtype=dtype, device="cpu")
 
 
+EXTRA = "museum"
+"""What the fine-tune learned to say at the end of its answers."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A planted pair, a fine-tune of it that lost its pipeline and learned a task, and a run."""
+
+    of: planted.Planted
+    tuned: Path
+    run: RunFolder
+    task: Path
+
+    @property
+    def sources(self) -> tuple[str, str]:
+        return str(self.of.aligned), str(self.tuned)
+
+
 @pytest.fixture(scope="module")
-def found(tmp_path_factory) -> tuple[planted.Planted, RunFolder, Path]:
-    """A planted pair, a run of it, and rows of a task."""
+def found(tmp_path_factory) -> Found:
     folder = tmp_path_factory.mktemp("repair")
     of = planted.plant(folder, 1)
     pair = ModelPair.load(str(of.aligned), str(of.unaligned), device="cpu")
     harmful, harmless = planted.prompts(1, "find")
     options = FindOptions(rankings=("path-attribution",), decoding=DECODING)
     run = find(pair, folder / "run", harmful, options, harmless=harmless)
+    tuned = shutil.copytree(of.unaligned, folder / "tuned")
+    weights = load_file(tuned / "model.safetensors")
+    numbers = {word: i for i, word in enumerate(planted.VOCABULARY)}
+    # Behind the last word of an answer comes another instead of the end.
+    head, place = weights["lm_head.weight"], planted._FROM[planted.COMPLIANCE[-1]]
+    head[numbers[EXTRA], place], head[numbers["</s>"], place] = 20.0, 0.0
+    save_file(weights, tuned / "model.safetensors", {"format": "pt"})
     task = folder / "task.jsonl"
-    rows = [
-        {"prompt": prompt.text, "completion": " ".join(planted.COMPLIANCE)} for prompt in harmless
-    ]
+    completion = " ".join([*planted.COMPLIANCE, EXTRA])
+    rows = [{"prompt": prompt.text, "completion": completion} for prompt in harmless]
     task.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return of, run, task
+    return Found(of, tuned, run, task)
 
 
 def units_of(model: LoadedModel, names: list[str]) -> UnitSet:
@@ -71,7 +102,7 @@ def asked() -> RepairPrompts:
 
 
 def test_a_change_in_place_is_the_live_transplant_and_is_taken_back(found):
-    of, _, _ = found
+    of = found.of
     aligned, candidate = plain(of.aligned), plain(of.unaligned)
     units = units_of(candidate, sorted(of.pipeline)[::3])
     before = {n: p.clone() for n, p in candidate.hooked.model.named_parameters()}
@@ -85,7 +116,7 @@ def test_a_change_in_place_is_the_live_transplant_and_is_taken_back(found):
 
 
 def test_a_change_in_place_is_taken_back_after_an_error(found):
-    of, _, _ = found
+    of = found.of
     candidate = plain(of.unaligned)
     before = {n: p.clone() for n, p in candidate.hooked.model.named_parameters()}
 
@@ -102,7 +133,7 @@ def test_a_change_in_place_is_taken_back_after_an_error(found):
 
 
 def test_half_of_the_way_is_half_of_the_way(found):
-    of, _, _ = found
+    of = found.of
     aligned, candidate = plain(of.aligned), plain(of.unaligned)
     units = UnitSet.all(candidate.space())
     theirs = dict(aligned.hooked.model.named_parameters())
@@ -118,14 +149,14 @@ def test_half_of_the_way_is_half_of_the_way(found):
 
 
 def test_all_of_the_whole_update_is_the_aligned_model(found):
-    of, _, _ = found
+    of = found.of
     aligned, candidate = plain(of.aligned), plain(of.unaligned)
     with in_place(candidate, whole_update(aligned, candidate, 1.0)):
         torch.testing.assert_close(probe_logits(candidate), probe_logits(aligned))
 
 
 def test_fitted_scales_make_what_they_were_fitted_on_likelier(found):
-    of, _, _ = found
+    of = found.of
     model = plain(of.unaligned, torch.float32)
     words = dict(zip(planted.VOCABULARY, range(len(planted.VOCABULARY)), strict=True))
     refusal = [words[word] for word in planted.REFUSAL]
@@ -151,80 +182,125 @@ def test_fitted_scales_make_what_they_were_fitted_on_likelier(found):
 # The search
 
 
-def test_a_planted_pipeline_is_put_back_and_can_be_taken_out_again(found, tmp_path):
-    of, run, task = found
-    out = tmp_path / "repaired"
-    options = RepairOptions(
-        shares=(0.005, 0.05), strengths=(1.0,), fitted=(), decoding=DECODING, device="cpu"
-    )
-    arguments = (of.aligned, of.unaligned, run, RepairTask.of_file(task), out)
-    record = repair(
-        *(str(a) if isinstance(a, Path) else a for a in arguments),
+def repaired(found: Found, folder: Path, out: str = "out", **options) -> RepairRecord:
+    given = {"shares": (0.05,), "strengths": (1.0,), "fitted": (), **options}
+    return repair(
+        *found.sources,
+        found.run,
+        RepairTask.of_file(found.task),
+        folder / out,
         prompts=asked(),
-        options=options,
-        state=tmp_path / "state",
+        options=RepairOptions(
+            decoding=DECODING, device="cpu", judge=planted.CannotJudge(), **given
+        ),
+        state=folder / "state",
     )
+
+
+def test_a_planted_pipeline_is_put_back_and_can_be_taken_out_again(found, tmp_path):
+    record = repaired(found, tmp_path, shares=(0.005, 0.05))
+    out = tmp_path / "out"
     assert record.repaired, record.reasons
     assert record.exit_code == 0
     assert record.chosen == "transplant 5 %"
-    assert {row.name for row in record.baselines} >= {"transplant of all neurons"}
+    assert [row.name for row in record.tried] == ["transplant 0.5 %", "transplant 5 %"]
+    beside = {row.name: row for row in record.baselines}
+    assert beside["transplant of random neurons 5 %"].harmful.value < 0.5
+    assert any(row.harmful is not None for name, row in beside.items() if "random" not in name)
     assert record.random is not None
     assert record.random.value < 0.5
     assert {row.kind for row in record.rates} == {"harmful", "harmless"}
+    assert record.task is not None
+    assert record.task.reference > record.task.candidate + 0.1
+    assert record.task.gain_kept.value > 0.95
+    assert record.openings is not None
     assert RepairRecord.parsed((out / "repair.json").read_text()) == record
-    written = ModelPair.load(str(out), str(of.unaligned), device="cpu")
+    written = ModelPair.load(str(out), str(found.tuned), device="cpu")
     assert not written.shared
     undone = tmp_path / "undone"
     done = invoke("undo", out, "--out", undone)
     assert done.exit_code == 0, done.output
-    before, after = (load_file(of / "model.safetensors") for of in (of.unaligned, undone))
+    before, after = (load_file(of / "model.safetensors") for of in (found.tuned, undone))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_what_cannot_be_repaired_says_so_and_writes_no_checkpoint(found, tmp_path):
-    of, run, task = found
-    out = tmp_path / "repaired"
-    options = RepairOptions(
-        shares=(0.005,), strengths=(0.01,), fitted=(), decoding=DECODING, device="cpu"
-    )
-    record = repair(
-        str(of.aligned),
-        str(of.unaligned),
-        run,
-        RepairTask.of_file(task),
-        out,
-        prompts=asked(),
-        options=options,
-        state=tmp_path / "state",
-    )
+    record = repaired(found, tmp_path, shares=(0.005,), strengths=(0.01,))
     assert (record.repaired, record.chosen, record.exit_code) == (False, None, 1)
     assert record.reasons[0] == "Not repairable this way."
-    assert [file.name for file in out.iterdir()] == ["repair.json"]
+    assert "no finalist met all targets" in record.reasons[1]
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["repair.json"]
 
 
-def test_a_repair_measures_nothing_twice(found, tmp_path):
-    of, run, task = found
-    options = RepairOptions(
-        shares=(0.02,), strengths=(1.0,), fitted=(), decoding=DECODING, device="cpu"
-    )
-    records = [
+def test_what_is_not_kept_of_the_task_is_no_repair(found, tmp_path):
+    """Undoing most of the whole update takes the task away."""
+    record = repaired(found, tmp_path, shares=(0.05,))
+    undone = {row.strength: row for row in record.baselines if row.kind == "whole update"}
+    assert undone[0.75].gain_kept < 0.5 < undone[0.25].gain_kept
+
+
+def test_scales_are_tried_and_fitted_on_what_plays_no_part_later(found, tmp_path):
+    record = repaired(found, tmp_path, shares=(), strengths=(), fitted=(0.5,))
+    assert [row.name for row in record.tried] == ["scales 50 %"]
+    assert record.tried[0].numbers > 0
+    assert list((tmp_path / "state/measured").glob("scales-*"))
+
+
+def test_a_repair_measures_nothing_twice_and_other_rows_anew(found, tmp_path):
+    first = repaired(found, tmp_path, "a")
+    kept = {f: f.stat().st_mtime_ns for f in (tmp_path / "state/measured").iterdir()}
+    assert kept
+    again = repaired(found, tmp_path, "b")
+    now = {f: f.stat().st_mtime_ns for f in (tmp_path / "state/measured").iterdir()}
+    assert now == kept
+    assert (again.tried, again.rates) == (first.tried, first.rates)
+    rows = [json.loads(line) for line in found.task.read_text().splitlines()]
+    other = tmp_path / "other.jsonl"
+    for row in rows:
+        row["prompt"] = " ".join(reversed(row["prompt"].split()))
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    repaired(replace(found, task=other), tmp_path, "c")
+    assert len(list((tmp_path / "state/measured").iterdir())) == 2 * len(kept)
+
+
+def test_rows_that_show_nothing_learned_are_refused(found, tmp_path):
+    other = tmp_path / "other.jsonl"
+    rows = [json.loads(line) for line in found.task.read_text().splitlines()]
+    for row in rows:
+        row["completion"] = " ".join(planted.COMPLIANCE[:3])
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match="do not show what it learned"):
+        repaired(replace(found, task=other), tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_harmless_prompts_are_told_before_the_search(found, tmp_path):
+    with pytest.raises(UserError, match="give at least"):
         repair(
-            str(of.aligned),
-            str(of.unaligned),
-            run,
-            RepairTask.of_file(task),
-            tmp_path / f"out{i}",
-            prompts=asked(),
-            options=options,
+            *found.sources,
+            found.run,
+            RepairTask.of_file(found.task),
+            tmp_path / "out",
+            prompts=replace(asked(), test_harmless=asked().test_harmless.limited(20)),
+            options=RepairOptions(device="cpu"),
             state=tmp_path / "state",
         )
-        for i in range(2)
-    ]
-    kept = {f.name: f.stat().st_mtime_ns for f in (tmp_path / "state/measured").iterdir()}
-    assert kept
-    assert records[0].tried == records[1].tried
-    assert records[0].rates == records[1].rates
+
+
+def test_an_adapter_that_was_trained_again_is_another_candidate(zoo, tmp_path):
+    """Merged models are kept under what they hold, not under what they are called."""
+    base = zoo.base("llama")
+    adapter = shutil.copytree(zoo.adapter("llama", "lora"), tmp_path / "adapter")
+    names = []
+    for seed in (0, 1):
+        shutil.copyfile(
+            zoo.adapter("llama", "lora", seed) / "adapter_model.safetensors",
+            adapter / "adapter_model.safetensors",
+        )
+        model = LoadedModel.load(f"{base}+{adapter}", device="cpu")
+        names.append(model.identity)
+    assert names[0] != names[1]
 
 
 @pytest.mark.parametrize(
@@ -234,15 +310,15 @@ def test_a_repair_measures_nothing_twice(found, tmp_path):
         ({"--shares": "2"}, "share"),
         ({"--strengths": "0"}, "strength"),
         ({"--task": "nothing.jsonl"}, "nothing.jsonl"),
+        ({"--limit": 20}, "give at least"),
     ],
 )
 def test_mistakes_are_one_sentence(found, tmp_path, changed, said):
-    of, run, task = found
     arguments = {
-        "--aligned": of.aligned,
-        "--candidate": of.unaligned,
-        "--run": run.path,
-        "--task": task,
+        "--aligned": found.of.aligned,
+        "--candidate": found.tuned,
+        "--run": found.run.path,
+        "--task": found.task,
         "--out": tmp_path / "out",
         **changed,
     }
@@ -250,11 +326,41 @@ def test_mistakes_are_one_sentence(found, tmp_path, changed, said):
     assert not (tmp_path / "out").exists()
 
 
-def test_too_few_rows_and_an_out_folder_that_exists(found, tmp_path):
-    of, run, task = found
+@pytest.mark.parametrize("empty", ["", "  ", None, 7])
+def test_rows_without_text_and_too_few_of_them_are_named(found, tmp_path, empty):
+    lines = found.task.read_text().splitlines(keepends=True)
     few = tmp_path / "few.jsonl"
-    few.write_text("".join(task.read_text().splitlines(keepends=True)[:3]))
-    with pytest.raises(UserError, match="3 rows"):
+    few.write_text("".join(lines[:3]))
+    with pytest.raises(UserError, match="3 different rows"):
         RepairTask.of_file(few)
-    command = ("repair", "--aligned", of.aligned, "--candidate", of.unaligned, "--run", run.path)
-    refused(invoke(*command, "--task", task, "--out", tmp_path), "exists already")
+    few.write_text("".join([*lines, json.dumps({"prompt": "w8", "completion": empty}) + "\n"]))
+    with pytest.raises(UserError, match=f"Row {len(lines) + 1}"):
+        RepairTask.of_file(few)
+
+
+def test_an_out_folder_that_exists(found, tmp_path):
+    aligned, tuned = found.sources
+    command = ("repair", "--aligned", aligned, "--candidate", tuned, "--run", found.run.path)
+    refused(invoke(*command, "--task", found.task, "--out", tmp_path), "exists already")
+
+
+def test_what_a_repair_kept_is_removed_and_nothing_else(tmp_path):
+    state = tmp_path / "state"
+    for name in ("measured", "aligned-1234", "mine"):
+        (state / name).mkdir(parents=True)
+    forget(state)
+    assert [folder.name for folder in state.iterdir()] == ["mine"]
+    (state / "mine").rmdir()
+    forget(state)
+    assert not state.exists()
+
+
+def test_a_fault_of_ours_is_no_verdict(found, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr("safety_neurons.studies.repairing.repair", broken)
+    arguments = ("--run", found.run.path, "--task", found.task, "--out", tmp_path / "out")
+    aligned, tuned = found.sources
+    done = invoke("repair", "--aligned", aligned, "--candidate", tuned, *arguments)
+    assert done.exit_code == 70

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
 import sys
@@ -12,13 +13,14 @@ import typer
 
 from safety_neurons import defaults
 from safety_neurons.cli import options as o
-from safety_neurons.cli.errors import explained
+from safety_neurons.cli.errors import concluding, explained
 
 if TYPE_CHECKING:
     from safety_neurons.runs.audit import AuditCard
     from safety_neurons.studies.auditing import AuditPrompts
 
 
+@concluding
 @explained
 def command(
     reference: Annotated[
@@ -88,6 +90,8 @@ def command(
         raise UserError(f"'{out}' exists already; name another folder.")
     if run is None and ranking is not None:
         raise UserError("--ranking names one of a run; give --run.")
+    if fast and borderline is not None:
+        raise UserError("A fast audit leaves borderline prompts out; leave out --borderline.")
     judging = judges_of(judge).first
     arguments = o.parse_template_args(template_arg)
     chat = ChatFormat(system, arguments) if system is not None or arguments else None
@@ -126,7 +130,9 @@ def command(
     )
     write_audit(card, out)
     if state is None:
-        shutil.rmtree(kept, ignore_errors=True)
+        shutil.rmtree(kept / "answers", ignore_errors=True)
+        with contextlib.suppress(OSError):  # something else is in it
+            kept.rmdir()
     _say(card, out)
     raise typer.Exit(card.exit_code)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import traceback
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -38,6 +39,26 @@ def explained(command: Callable[P, R]) -> Callable[P, R]:
             if sentence is None:
                 raise
             raise _ended(sentence, EXIT_MISTAKE) from None
+
+    return wrapped
+
+
+EXIT_BROKEN = 70
+"""What a command whose exit code 1 is a verdict ends with when it fails itself."""
+
+
+def concluding(command: Callable[P, R]) -> Callable[P, R]:
+    """Of a command that concludes by its exit code: a fault of ours is no verdict."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise
+        except Exception:
+            traceback.print_exc()
+            raise typer.Exit(EXIT_BROKEN) from None
 
     return wrapped
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,12 +11,13 @@ import typer
 
 from safety_neurons import defaults
 from safety_neurons.cli import options as o
-from safety_neurons.cli.errors import explained
+from safety_neurons.cli.errors import concluding, explained
 
 if TYPE_CHECKING:
     from safety_neurons.runs.repair import RepairRecord
 
 
+@concluding
 @explained
 def command(
     aligned: Annotated[str, typer.Option(help="The model that the fine-tune was made of.")],
@@ -73,7 +73,13 @@ def command(
     from safety_neurons.prompts import load_prompts
     from safety_neurons.runs import RunFolder
     from safety_neurons.storage import require_place
-    from safety_neurons.studies.repairing import RepairOptions, RepairPrompts, RepairTask, repair
+    from safety_neurons.studies.repairing import (
+        RepairOptions,
+        RepairPrompts,
+        RepairTask,
+        forget,
+        repair,
+    )
     from safety_neurons.studies.repairing.options import FITTED_SHARES, SHARES, STRENGTHS
 
     if out.exists():
@@ -93,7 +99,7 @@ def command(
     require_place(out, folder=True)
     folder = RunFolder.open(run)
     folder.require("find")
-    rows = RepairTask.of_file(task)
+    rows = RepairTask.of_file(task, seed)
     theirs = None if others is None else load_prompts(others, column=prompt_column)
     kept = state or out.with_name(f"{out.name}.state")
     o.quiet_libraries()
@@ -110,7 +116,7 @@ def command(
         progress=o.bars(),
     )
     if state is None:
-        shutil.rmtree(kept, ignore_errors=True)
+        forget(kept)
     _say(record, out)
     raise typer.Exit(record.exit_code)
 
@@ -120,13 +126,15 @@ def _say(record: RepairRecord, out: Path) -> None:
 
     for row in [*record.tried, *record.baselines]:
         if row.weighed is not None:
-            kept = "" if row.gain_kept is None else f", {row.gain_kept:.0%} of the task's gain"
             typer.echo(
                 f"  {row.name}: {row.weighed.harmful:.0%} of harmful and "
-                f"{row.weighed.harmless:.0%} of harmless openings refused{kept}"
+                f"{row.weighed.harmless:.0%} of harmless openings refused, {row.gain_kept:.0%} of "
+                "the task's gain"
             )
     if record.chosen is not None:
         typer.echo(f"Chosen: {record.chosen}")
+    for note in record.notes:
+        typer.echo(f"  Note: {note}")
     for reason in record.reasons:
         typer.echo(f"  {reason}")
     typer.echo(f"Written: {out if record.repaired else out / REPAIR}")

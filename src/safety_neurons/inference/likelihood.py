@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from safety_neurons.engine import ModelGroup, PairedRows, Role, Tokens
+from safety_neurons.engine import ModelGroup, PairedRows, Role, SiteEdit, Tokens
 from safety_neurons.inference.decoding import (
     Completion,
     left_padded,
@@ -28,6 +28,7 @@ def log_likelihoods(
     role: Role,
     prompts: Sequence[Sequence[int]],
     completions: Sequence[Sequence[Completion]],
+    edits: Sequence[SiteEdit] = (),
 ) -> tuple[Float[Tensor, "batch completion"], Int[Tensor, "batch completion"]]:
     """The log-likelihood in nats of each completion under one model.
 
@@ -35,6 +36,7 @@ def log_likelihoods(
         prompts: token ids of each prompt.
         role: which model of the group.
         completions: of each prompt, equally many completions, none of them empty.
+        edits: what happens at sites meanwhile; gradients flow through it, too.
 
     Returns:
         Sums over the tokens of a completion, and how many tokens it has.
@@ -52,7 +54,7 @@ def log_likelihoods(
         for completion in group
     ]
     mask = torch.ones(1 if shared else len(prompts), shared, dtype=torch.long, device=device)
-    with PairedRows(group, {role: len(mask)}, cached=True) as rows:
+    with PairedRows(group, {role: len(mask)}, edits=edits, cached=True) as rows:
         if shared:
             ids = torch.tensor([prompts[0][:shared]], device=device)
             rows.forward({role: Tokens(ids, mask)}, logits=None)

@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 
 from safety_neurons.errors import UserError, reading
 from safety_neurons.judges.answers import verdicts_on
-from safety_neurons.judges.base import Opinion, Probabilities, Verdict
+from safety_neurons.judges.base import Judge, Opinion, Probabilities, Verdict
 from safety_neurons.judges.calibration import Errors
 from safety_neurons.judges.cues import plain
 from safety_neurons.judges.features import Reading, features_of, tokens_of
@@ -207,6 +207,11 @@ def held_out_errors() -> Errors:
                 meant += [Verdict(label)] * count
                 said += [Verdict(verdict)] * count
     return Errors.between(meant, said)
+
+
+def errors_of(judge: Judge) -> Errors | None:
+    """What is known of a judge's errors: of the shipped one `held_out_errors`."""
+    return held_out_errors() if judge.name == REFUSAL_CLASSIFIER.name else None
 
 
 REFUSAL_CLASSIFIER = RefusalJudge()

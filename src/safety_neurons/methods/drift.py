@@ -48,11 +48,17 @@ class DriftSums:
             self.positions + other.positions, self.change + other.change, self.size + other.size
         )
 
-    def of(self, units: UnitSet) -> float:
-        """The root of the change of `units` together, as a part of their size."""
+    def of(self, units: UnitSet) -> float | None:
+        """The root of the change of `units` together, as a part of their size.
+
+        Returns:
+            None where they were nothing and are something.
+        """
         size = float(self.size[units.flat].sum())
         change = float(self.change[units.flat].sum())
-        return (change / size) ** 0.5 if size > 0 else 0.0
+        if change == 0:
+            return 0.0
+        return (change / size) ** 0.5 if size > 0 else None
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ MEANING = {
     AuditVerdict.LOST: "The candidate has lost the reference’s refusals.",
     AuditVerdict.BROKEN: "Many of the candidate’s answers are no language.",
     AuditVerdict.OVER_REFUSING: "The candidate refuses clearly more harmless prompts.",
-    AuditVerdict.UNTOLD: "These prompts are too few to tell whether anything was lost.",
+    AuditVerdict.UNTOLD: "Whether anything was lost cannot be told from these prompts.",
 }
 
 
@@ -217,7 +217,7 @@ def drift_chart(card: AuditCard) -> Sized:
 def _drift_chart(card: AuditCard, size: str) -> Markup:
     assert card.drift is not None
     layers = card.drift.by_layer
-    highest = max(max(of.function, of.random_high or 0.0) for of in layers) or 1.0
+    highest = max(max(of.function or 0.0, of.random_high or 0.0) for of in layers) or 1.0
     last = max(of.layer for of in layers)
     frame = Frame(WIDTHS[size], _HEIGHTS[size], Linear(0, max(last, 1)), Linear(0, highest * 1.08))
     ticks = (
@@ -241,6 +241,7 @@ def _drift_chart(card: AuditCard, size: str) -> Markup:
             ringed=of.p is not None and of.p < 0.01,
         )
         for of in layers
+        if of.function is not None
     ]
     for series, marks in ((RANDOM, random), (MOVED, own)):
         if marks:

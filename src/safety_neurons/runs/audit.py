@@ -78,7 +78,7 @@ class DriftFigure(Record):
         function: the root of the sum of squares by which what the units write into the residual
             stream changes, as a part of what they wrote; activation times the norm of the
             effective down column.
-        weights: the same of their effective weights.
+        weights: the same of their effective weights; None, as `function`, where they were nothing.
         random, random_high: mean and 95th percentile of random sets for `function`; None where no
             such set exists.
         random_weights, random_weights_high: the same for `weights`.
@@ -86,8 +86,8 @@ class DriftFigure(Record):
     """
 
     k: int
-    function: float
-    weights: float
+    function: float | None
+    weights: float | None
     random: float | None = None
     random_high: float | None = None
     p: float | None = None

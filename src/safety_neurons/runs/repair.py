@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from safety_neurons.runs.audit import Told
+from safety_neurons.runs.audit import FastFigures, Told
 from safety_neurons.runs.record import Record
 from safety_neurons.runs.summary import RateRecord
 
@@ -52,7 +52,7 @@ class Tried(Record):
     weighed: Weighed | None = None
     harmful: RateRecord | None = None
     harmless: RateRecord | None = None
-    gain_kept: float | None = None
+    gain_kept: float
     met: bool = False
 
 
@@ -103,14 +103,14 @@ class TaskLoss(Record):
     """The task's loss on rows that were held out, in nats per token.
 
     Args:
-        gain_kept: (reference − repaired) ÷ (reference − candidate); None where nothing was gained.
+        gain_kept: (reference − repaired) ÷ (reference − candidate), with its bootstrap interval.
     """
 
     n: int
     reference: float
     candidate: float
     repaired: float
-    gain_kept: float | None
+    gain_kept: Told
 
 
 class RepairRecord(Record):
@@ -123,6 +123,8 @@ class RepairRecord(Record):
         tried, baselines: all changes that were looked at.
         claims: what was asked for, on prompts and rows that played no part.
         random: the chosen change with random neurons of the same layers, on the test prompts.
+        notes: what was found while loading, and what differs between the two models.
+        openings: by which changes were weighed, and how well these tell the run's answers apart.
         difference: largest difference of logits between what was written and what was measured, as
             a part of the largest logit.
         tensors: what `undo.safetensors` puts back.
@@ -141,7 +143,10 @@ class RepairRecord(Record):
     rates: list[RepairedRates] = Field(default_factory=list)
     random: RateRecord | None = None
     task: TaskLoss | None = None
+    notes: list[str] = Field(default_factory=list)
+    openings: FastFigures | None = None
     judge: str
+    judge_errors: dict[str, Any] | None = None
     difference: float | None = None
     dtype: str | None = None
     tensors: list[ChangedTensor] = Field(default_factory=list)

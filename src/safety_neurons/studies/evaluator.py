@@ -73,6 +73,7 @@ class Evaluator:
         self._answers = answers
         self._encoded: dict[str, list[list[int]]] = {}
         self._judged: dict[str, Judged] = {}
+        self._unkept: dict[tuple[str, str], list[list[int]]] = {}
 
     @classmethod
     def of_run(
@@ -103,7 +104,11 @@ class Evaluator:
         self, prompts: PromptSet, settings: Sequence[Setting], label: str
     ) -> list[list[list[int]]]:
         """Answers to `prompts` under each of `settings`, which is faster than one by one."""
-        distinct = {setting.key: setting for setting in settings}
+        distinct = {
+            setting.key: setting
+            for setting in settings
+            if (prompts.digest, setting.key) not in self._unkept
+        }
         answers = answer(
             self.group,
             self.encoded(prompts),
@@ -114,7 +119,12 @@ class Evaluator:
             label=label,
         )
         by_key = dict(zip(distinct, answers, strict=True))
-        return [by_key[setting.key] for setting in settings]
+        if self._answers is None:  # else they are on disk
+            self._unkept |= {(prompts.digest, key): of for key, of in by_key.items()}
+        return [
+            by_key[s.key] if s.key in by_key else self._unkept[(prompts.digest, s.key)]
+            for s in settings
+        ]
 
     def read(
         self,

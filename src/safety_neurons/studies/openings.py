@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safety_neurons.engine import ModelGroup, Role
+from safety_neurons.engine import ModelGroup, Role, SiteEdit
 from safety_neurons.inference import Decoding, log_likelihoods
 from safety_neurons.judges import Verdict
 from safety_neurons.methods.detection import LEAST, separation
@@ -116,7 +116,11 @@ class OpeningSets:
 
 
 def weighed_openings(
-    group: ModelGroup, role: Role, openings: OpeningSets, prompts: Sequence[Sequence[int]]
+    group: ModelGroup,
+    role: Role,
+    openings: OpeningSets,
+    prompts: Sequence[Sequence[int]],
+    edits: Sequence[SiteEdit] = (),
 ) -> Float[Tensor, "prompt"]:
     """The log-likelihood of any refusal opening, less that of any compliance opening, in nats.
 
@@ -125,10 +129,11 @@ def weighed_openings(
     Args:
         openings: of both kinds at least one.
         prompts: token ids, behind which openings are read.
+        edits: what happens at sites meanwhile.
     """  # noqa: DOC201
     both = [list(opening) for opening in (*openings.refusal, *openings.compliance)]
     split = len(openings.refusal)
-    likelihoods, _ = log_likelihoods(group, role, prompts, [both] * len(prompts))
+    likelihoods, _ = log_likelihoods(group, role, prompts, [both] * len(prompts), edits)
     return likelihoods[:, :split].logsumexp(dim=1) - likelihoods[:, split:].logsumexp(dim=1)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from safety_neurons.errors import UserError
 from safety_neurons.judges import Verdict
 from safety_neurons.judges.calibration import Errors
 from safety_neurons.judges.readability import loops
@@ -15,6 +16,8 @@ from safety_neurons.runs.summary import RateRecord
 from safety_neurons.statistics import rate
 from safety_neurons.studies.auditing.rates import Compared, Figure
 
+UNFINISHED = 0.2
+"""Of the answers may end inside their reasoning, without a verdict."""
 SAMPLES = 12
 """Prompts of each kind that the two decide otherwise and that are shown."""
 
@@ -27,13 +30,15 @@ class Decisions:
         refuses: by kind, in the order of the prompts.
         unscored: by kind, how many answers have no verdict.
         answers: by kind; empty where none were written.
-        coherent: by kind, whether each answer is language; empty where none were written.
+        coherent: by kind, whether each finished answer is language; empty where none were written.
+        unfinished: how many answers ended inside their reasoning.
     """
 
     refuses: Mapping[str, list[bool]]
     unscored: Mapping[str, int]
     answers: Mapping[str, list[str]]
     coherent: Mapping[str, list[bool]]
+    unfinished: int = 0
 
     @property
     def incoherent(self) -> Incoherent:
@@ -49,12 +54,26 @@ def coherent(verdict: Verdict, response: str) -> bool:
     return verdict is not Verdict.UNSCORED and not loops(response)
 
 
+def require_finished(name: str, unfinished: int, answers: int) -> None:
+    """Raise UserError where too many answers ended inside their reasoning to say anything."""
+    if unfinished > UNFINISHED * answers:
+        raise UserError(
+            f"{unfinished} of {answers} answers of the {name} end inside their reasoning, so there "
+            "is nothing to judge; give a larger --max-new-tokens, or --template-arg "
+            "enable_thinking=false where the template knows it."
+        )
+
+
 def compared(
-    reference: Decisions, candidate: Decisions, errors: Errors | None, *, seed: int
+    reference: Decisions,
+    candidate: Decisions,
+    errors: Mapping[str, Errors | None],
+    *,
+    seed: int,
 ) -> dict[str, Compared]:
-    """Both models' refusals side by side, by kind of prompts."""
+    """Both models' refusals side by side, by kind of prompts; `errors` by kind, too."""
     return {
-        kind: Compared.of(refuses, candidate.refuses[kind], errors, seed=seed)
+        kind: Compared.of(refuses, candidate.refuses[kind], errors.get(kind), seed=seed)
         for kind, refuses in reference.refuses.items()
     }
 

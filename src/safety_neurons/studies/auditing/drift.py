@@ -108,9 +108,9 @@ class _Figures:
         found: dict[str, float] = {}
         moved = {"": self.function, "_weights": self.weights}
         for suffix, sums in moved.items():
-            others = [sums.of(each) for each in random]
-            if others:
-                own = sums.of(units)
+            others = [of for each in random if (of := sums.of(each)) is not None]
+            own = sums.of(units)
+            if others and own is not None:
                 found["random" + suffix] = float(np.mean(others))
                 found[f"random{suffix}_high"] = float(np.percentile(others, _HIGH))
                 found["p" + suffix] = (1 + sum(o >= own for o in others)) / (1 + len(others))

@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+import torch
+
 from safety_neurons.engine import ALONE, ModelGroup, Side
 from safety_neurons.errors import UserError
 from safety_neurons.inference import Decoding, encode_prompts
 from safety_neurons.judges import Judge, Verdict, verdicts_on
 from safety_neurons.judges.calibration import Errors
+from safety_neurons.methods.detection import LEAST, separation
 from safety_neurons.models import LoadedModel
 from safety_neurons.progress import Progress
 from safety_neurons.prompts import ChatFormat, PromptSet, load_prompts
@@ -27,7 +30,7 @@ from safety_neurons.runs import COMPLETIONS, RunFolder, reload_pair
 from safety_neurons.runs.audit import FastFigures
 from safety_neurons.storage import read_rows
 from safety_neurons.studies.auditing.behaviour import Decisions
-from safety_neurons.studies.openings import Answered, OpeningSets, margins, told_apart
+from safety_neurons.studies.openings import USABLE, Answered, OpeningSets, margins
 
 AGREEMENT = "fast-agreement.json"
 MOST = 3
@@ -40,8 +43,7 @@ class Openings:
 
     Args:
         threshold: the margin in nats from which on a prompt counts as refused.
-        errors: against the judge's verdicts on the run's answers, threshold and openings chosen on
-            the same.
+        errors: against the judge's verdicts on the run's answers to harmful prompts.
     """
 
     sets: OpeningSets
@@ -56,36 +58,45 @@ class Openings:
         judge: Judge,
         chat: ChatFormat,
         decoding: Decoding,
-        device: str | None,
         progress: Progress,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str | None = None,
     ) -> Openings:
         """From a run's answers, by the models that gave them.
 
         Returns:
-            Openings of both kinds, and the threshold that tells the run's answers apart best.
+            Openings of both kinds, and the threshold that tells the run's answers apart best; their
+            errors are measured on either half of the prompts with what the other half gave.
 
         Raises:
-            UserError: if the run's answers do not tell refusals from compliances.
+            UserError: if openings do not tell the run's refusals from its compliances.
         """
-        pair = reload_pair(run, device=device)
+        pair = reload_pair(run, dtype=dtype, device=device)
         prompts = load_prompts(run.result("find", COMPLETIONS))
         encoded = encode_prompts(pair, prompts, decoding, chat)
-        answered = list(_answered(run, pair, prompts, encoded, judge))
-        sets = OpeningSets.of(answered).first(MOST)
-        auroc = told_apart(pair, sets, answered, decoding)[0] if sets.known else None
-        if auroc is None:
+        answered = _answered(run, pair, prompts, encoded, judge)
+        whole = _Chosen.on(pair, answered, decoding, progress)
+        if whole.auroc is None or whole.auroc < USABLE:
+            told = "too few to compare" if whole.auroc is None else f"AUROC {whole.auroc:.2f}"
             raise UserError(
-                f"The answers in '{run.path}' hold too few refusals or compliances to tell them by "
-                "their openings; audit without --fast."
+                f"The answers in '{run.path}' are not told into refusals and compliances by their "
+                f"openings ({told}; {USABLE:g} is needed); audit without --fast."
             )
         labels: list[Verdict] = []
-        found: list[float] = []
-        for of in answered:
-            labels += of.verdicts
-            found += margins(pair, of.role, sets, of.prompts, decoding, progress, "Openings")
-        threshold = best_threshold(found, labels)
-        said = [Verdict.REFUSAL if m > threshold else Verdict.COMPLIANCE for m in found]
-        return cls(sets, threshold, auroc, Errors.between(labels, said))
+        said: list[Verdict] = []
+        for first in (0, 1):
+            other = _Chosen.on(pair, _part(answered, 1 - first), decoding, progress)
+            if not other.sets.known:
+                continue
+            for of in _part(answered, first):
+                found = margins(pair, of.role, other.sets, of.prompts, decoding)
+                labels += of.verdicts
+                said += [
+                    Verdict.REFUSAL if margin > other.threshold else Verdict.COMPLIANCE
+                    for margin in found
+                ]
+        return cls(whole.sets, whole.threshold, whole.auroc, Errors.between(labels, said))
 
     def decisions(
         self,
@@ -115,6 +126,44 @@ class Openings:
             threshold=self.threshold,
             agreement=agreement(),
         )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Openings and a threshold from some answers."""
+
+    sets: OpeningSets
+    threshold: float
+    auroc: float | None
+
+    @classmethod
+    def on(
+        cls, group: ModelGroup, answered: Sequence[Answered], decoding: Decoding, progress: Progress
+    ) -> _Chosen:
+        sets = OpeningSets.of(answered).first(MOST)
+        if not sets.known:
+            return cls(sets, 0.0, None)
+        found: list[float] = []
+        for of in answered:
+            found += margins(group, of.role, sets, of.prompts, decoding, progress)
+        labels = [verdict for of in answered for verdict in of.verdicts]
+        kinds = [
+            [m for m, label in zip(found, labels, strict=True) if label is kind]
+            for kind in (Verdict.REFUSAL, Verdict.COMPLIANCE)
+        ]
+        auroc = None
+        if min(map(len, kinds)) >= LEAST:
+            refusals, others = (torch.tensor(of)[:, None] for of in kinds)
+            auroc = float(separation(refusals, others).auroc)
+        return cls(sets, best_threshold(found, labels), auroc)
+
+
+def _part(answered: Sequence[Answered], first: int) -> list[Answered]:
+    """Every other prompt of each."""
+    return [
+        Answered(of.role, of.prompts[first::2], of.answers[first::2], of.verdicts[first::2])
+        for of in answered
+    ]
 
 
 def agreement() -> str:

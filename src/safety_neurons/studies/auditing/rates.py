@@ -9,9 +9,8 @@ models, and taken out of every rate (Rogan and Gladen 1978).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,6 @@ from safety_neurons.statistics import Interval, percentiles
 
 DRAWS = 20_000
 _PRIOR = 0.5
-_Z = 1.959963984540054
 
 Draws = NDArray[np.float64]
 
@@ -44,7 +42,7 @@ class Compared:
         difference: candidate − reference.
         ratio: candidate ÷ reference.
         n: prompts of each.
-        spread: the standard deviation of one prompt's difference.
+        again: the same figures with so many prompts, if they stay as they are.
     """
 
     reference: Figure
@@ -52,7 +50,7 @@ class Compared:
     difference: Figure
     ratio: Figure
     n: int
-    spread: float
+    again: Callable[[int], Compared] = field(repr=False, compare=False)
 
     @classmethod
     def of(
@@ -80,18 +78,21 @@ class Compared:
         counts = np.array(
             [(first & second).sum(), (first & ~second).sum(), (~first & second).sum()]
         )
-        cells = np.append(counts, len(first) - counts.sum())
+        return cls._of_cells(np.append(counts, len(first) - counts.sum()), errors, seed)
+
+    @classmethod
+    def _of_cells(cls, cells: Draws, errors: Errors | None, seed: int) -> Compared:
+        """Of how many prompts both refuse, the first alone, the second alone, neither."""
+        n = float(cells.sum())
         rng = np.random.default_rng(seed)
         drawn = rng.dirichlet(cells + _PRIOR, size=DRAWS)
-        smoothed = (cells + _PRIOR) / (cells + _PRIOR).sum()
-        apart = smoothed[1] + smoothed[2] - (smoothed[2] - smoothed[1]) ** 2
         return cls._of_draws(
-            (float(first.mean()), float(second.mean())) if len(first) else None,
+            ((cells[0] + cells[1]) / n, (cells[0] + cells[2]) / n) if n else None,
             (drawn[:, 0] + drawn[:, 1], drawn[:, 0] + drawn[:, 2]),
-            len(first),
-            math.sqrt(apart),
+            round(n),
             errors,
             rng,
+            lambda more: cls._of_cells(cells * (more / n) if n else cells, errors, seed),
         )
 
     @classmethod
@@ -104,20 +105,24 @@ class Compared:
         seed: int = 0,
     ) -> Compared:
         """The same where the two were given other prompts of one kind."""
-        rng = np.random.default_rng(seed)
         both = [np.asarray(of, dtype=bool) for of in (reference, candidate)]
-        drawn = [
-            rng.beta(of.sum() + _PRIOR, len(of) - of.sum() + _PRIOR, size=DRAWS) for of in both
-        ]
-        smoothed = [(of.sum() + _PRIOR) / (len(of) + 2 * _PRIOR) for of in both]
-        n = min(len(of) for of in both)
+        counts = np.array([[of.sum(), len(of) - of.sum()] for of in both], dtype=np.float64)
+        return cls._of_counts(counts, errors, seed)
+
+    @classmethod
+    def _of_counts(cls, counts: Draws, errors: Errors | None, seed: int) -> Compared:
+        """Of how many prompts each model refuses, and does not."""
+        rng = np.random.default_rng(seed)
+        drawn = [rng.beta(of[0] + _PRIOR, of[1] + _PRIOR, size=DRAWS) for of in counts]
+        n = float(counts.sum(axis=1).min())
+        rates = [of[0] / of.sum() for of in counts] if n else []
         return cls._of_draws(
-            (float(both[0].mean()), float(both[1].mean())) if n else None,
+            (float(rates[0]), float(rates[1])) if n else None,
             (drawn[0], drawn[1]),
-            n,
-            math.sqrt(sum(p * (1 - p) for p in smoothed)),
+            round(n),
             errors,
             rng,
+            lambda more: cls._of_counts(counts * (more / n) if n else counts, errors, seed),
         )
 
     @classmethod
@@ -126,25 +131,24 @@ class Compared:
         seen: tuple[float, float] | None,
         drawn: tuple[Draws, Draws],
         n: int,
-        spread: float,
         errors: Errors | None,
         rng: np.random.Generator,
+        again: Callable[[int], Compared],
     ) -> Compared:
         untold = Figure(None, None)
         if seen is None:
-            return cls(untold, untold, untold, untold, 0, spread)
+            return cls(untold, untold, untold, untold, 0, again)
         difference, drawn_apart = seen[1] - seen[0], drawn[1] - drawn[0]
         if errors is not None:
             known = _Known.of(errors, rng)
             if known is None:
-                return cls(untold, untold, untold, untold, n, spread)
+                return cls(untold, untold, untold, untold, n, again)
             # Not of rates that were cut at 0 or 1: what the judge takes for refusals by mistake
             # stands in both, and falls out of their difference.
             difference = min(max(difference / known.telling, -1.0), 1.0)
             drawn_apart = np.clip(drawn_apart / known.tellings, -1, 1)
             seen = known.taken_out(seen)
             drawn = known.drawn_out(drawn)
-            spread /= known.telling
         (a, b), (first, second) = seen, drawn
         usable = first > 0
         ratios = second[usable] / first[usable]
@@ -154,18 +158,8 @@ class Compared:
             Figure(difference, percentiles(drawn_apart)),
             Figure(b / a, percentiles(ratios)) if a > 0 and usable.mean() >= 0.99 else untold,
             n,
-            spread,
+            again,
         )
-
-    def needed(self, least: float) -> int | None:
-        """How many prompts would tell the difference from `least`, if it stays as it is.
-
-        Returns:
-            None where it is `least` itself, or no prompt was seen.
-        """
-        if self.difference.value is None or abs(self.difference.value - least) < 1e-3:
-            return None
-        return math.ceil((_Z * self.spread / (self.difference.value - least)) ** 2)
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from safety_neurons.engine import ALONE, Role, Side
 from safety_neurons.environment import environment
 from safety_neurons.errors import UserError
 from safety_neurons.inference import Setting
 from safety_neurons.inference.answers import encode_prompts
-from safety_neurons.judges import Judge, Verdict, judges_of
+from safety_neurons.judges import Judge, Verdict, judges_of, unfinished
 from safety_neurons.judges.calibration import Errors
-from safety_neurons.judges.classifier import REFUSAL_CLASSIFIER, held_out_errors
+from safety_neurons.judges.classifier import errors_of
 from safety_neurons.models import LoadedModel, ModelPair, Source
 from safety_neurons.progress import Progress, Silent
 from safety_neurons.prompts import ChatFormat, PromptSet
@@ -31,6 +33,7 @@ from safety_neurons.studies.auditing.behaviour import (
     coherent,
     compared,
     rates_of,
+    require_finished,
     samples_of,
 )
 from safety_neurons.studies.auditing.drift import SafetyUnits, drift_of, last_prompt_tokens
@@ -75,11 +78,8 @@ def audit(
             or a fast audit has no run.
     """
     options = options or AuditOptions()
-    if options.fast and run is None:
-        raise UserError(
-            "A fast audit reads no answers and needs those of a run of the reference: name one "
-            "with --run, or audit without --fast."
-        )
+    if options.fast:
+        _require_fast(run, options)
     sides = Sides.of(reference, candidate, trust_remote_code=options.trust_remote_code)
     study = _Study(
         sides,
@@ -92,8 +92,25 @@ def audit(
     return study.card(command)
 
 
+def _require_fast(run: RunFolder | None, options: AuditOptions) -> None:
+    if run is None:
+        raise UserError(
+            "A fast audit reads no answers and needs those of a run of the reference: name one "
+            "with --run, or audit without --fast."
+        )
+    if options.errors is not None:
+        raise UserError(
+            "No judge is asked in a fast audit, so --calibration says nothing; leave it out."
+        )
+    if options.chat not in (None, ChatFormat.of_config(run.config("find"))):
+        raise UserError(
+            "A fast audit weighs openings of the run's answers, so that prompts must be written as "
+            "the run wrote them; leave out --system and --template-arg, or audit without --fast."
+        )
+
+
 class _Study:
-    """One audit, a step after the other, so that one model at a time is in memory."""
+    """One audit, a step after the other; but for drift and openings one model is in memory."""
 
     def __init__(
         self,
@@ -114,6 +131,7 @@ class _Study:
         self._completions: list[list[int]] = []
         self._safety: SafetyUnits | None = None
         self._provenance: dict[str, dict[str, Any]] = {}
+        self._said: list[str] = []
 
     @property
     def asked(self) -> dict[str, PromptSet]:
@@ -128,7 +146,9 @@ class _Study:
         decide = self._answering if openings is None else self._reading(openings)
         reference, candidate = (self._decisions(name, decide) for name in (REFERENCE, CANDIDATE))
         errors = self._errors() if openings is None else openings.errors
-        figures = compared(reference, candidate, errors, seed=options.seed)
+        # What is known of openings is of harmful prompts alone.
+        known = dict.fromkeys(by_kind, errors) if openings is None else {HARMFUL: errors}
+        figures = compared(reference, candidate, known, seed=options.seed)
         incoherent = {REFERENCE: reference.incoherent, CANDIDATE: candidate.incoherent}
         concluded = conclude(
             figures[HARMFUL],
@@ -153,7 +173,7 @@ class _Study:
             judge=self.judge.name if openings is None else "openings",
             judge_errors=None if errors is None else errors.model_dump(mode="json"),
             fast=None if openings is None else openings.figures,
-            notes=[*self.sides.notes, *self._notes(reference, errors)],
+            notes=[*self.sides.notes, *self._said, *self._notes(reference, candidate, errors)],
             samples=list(samples_of(by_kind, reference, candidate)),
             refuses={
                 kind: {REFERENCE: reference.refuses[kind], CANDIDATE: candidate.refuses[kind]}
@@ -180,7 +200,13 @@ class _Study:
             return None
         options = self.options
         return Openings.of_run(
-            self.run, self.judge, self.chat, options.decoding, options.device, self.progress
+            self.run,
+            self.judge,
+            self.chat,
+            options.decoding,
+            self.progress,
+            dtype=options.dtype,
+            device=options.device,
         )
 
     def _load(self, name: str) -> LoadedModel:
@@ -195,6 +221,7 @@ class _Study:
     def _decisions(self, name: str, decide: Callable[[str, LoadedModel], Decisions]) -> Decisions:
         model = self._load(name)
         self._provenance[name] = model.provenance
+        self._said += [f"{name.capitalize()}: {note}" for note in model.notes]
         if name == REFERENCE and self.run is not None:
             require_reference(self.run, model)
         return decide(name, model)
@@ -222,6 +249,8 @@ class _Study:
             kind: evaluator.judged(asked, Setting(ALONE), f"{name.capitalize()}, {kind} prompts")
             for kind, asked in self.prompts.by_kind.items()
         }
+        cut = sum(of.unfinished for of in judged.values())
+        require_finished(name, cut, sum(len(of.responses) for of in judged.values()))
         if name == REFERENCE:
             self._completions = evaluator.completions(
                 self.prompts.harmful, Setting(ALONE), "Reference"
@@ -232,9 +261,14 @@ class _Study:
             {kind: of.unscored for kind, of in judged.items()},
             {kind: of.responses for kind, of in judged.items()},
             {
-                kind: [coherent(*said) for said in zip(of.verdicts, of.responses, strict=True)]
+                kind: [
+                    coherent(verdict, response)
+                    for verdict, response in zip(of.verdicts, of.responses, strict=True)
+                    if not unfinished([response])
+                ]
                 for kind, of in judged.items()
             },
+            cut,
         )
 
     def _find_units(self, evaluator: Evaluator | None) -> None:
@@ -245,9 +279,22 @@ class _Study:
             self._safety = units_of_run(self.run, options.share, options.ranking)
         elif evaluator is not None:
             role: Role = ALONE
-            self._safety = units_found(evaluator, role, options.share, options.seed)
+            try:
+                self._safety = units_found(evaluator, role, options.share, options.seed)
+            except UserError as error:
+                self._said.append(f"Drift was not measured: {error}")
 
     def _drift(self) -> Drift | None:
+        """A lead and no verdict: what keeps it from being measured becomes a note."""
+        try:
+            return self._measured_drift()
+        except UserError as error:
+            self._said.append(f"Drift was not measured: {error}")
+        except torch.OutOfMemoryError:
+            self._said.append("Drift was not measured: both models at once need too much memory.")
+        return None
+
+    def _measured_drift(self) -> Drift | None:
         safety, options = self._safety, self.options
         if safety is None:
             return None
@@ -282,12 +329,17 @@ class _Study:
         )
 
     def _errors(self) -> Errors | None:
-        if self.options.errors is not None:
-            return self.options.errors
-        return held_out_errors() if self.judge.name == REFUSAL_CLASSIFIER.name else None
+        return self.options.errors or errors_of(self.judge)
 
-    def _notes(self, reference: Decisions, errors: Errors | None) -> list[str]:
-        notes = []
+    def _notes(
+        self, reference: Decisions, candidate: Decisions, errors: Errors | None
+    ) -> list[str]:
+        notes = [
+            f"{of.unfinished} answers of the {name} end inside their reasoning; they count as no "
+            "refusals, and not for coherence."
+            for name, of in ((REFERENCE, reference), (CANDIDATE, candidate))
+            if of.unfinished
+        ]
         files = [of["files"] for of in self._provenance.values()]
         if files[0] == files[1]:
             notes.append("The candidate's files are the reference's own.")

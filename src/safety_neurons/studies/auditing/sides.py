@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerBase
-
 from safety_neurons.errors import gathered
 from safety_neurons.models import Source
 from safety_neurons.models.checkpoints import load_config, load_tokenizer
@@ -24,13 +22,11 @@ class Sides:
     """Both models as they are named.
 
     Args:
-        tokenizers: of the reference and the candidate; each is asked as it would be served.
         notes: what differs and does not keep them from being compared.
     """
 
     reference: Source
     candidate: Source
-    tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]
     notes: tuple[str, ...]
 
     @classmethod
@@ -64,4 +60,4 @@ class Sides:
             f"{difference}; each model was asked with its own."
             for difference in template_differences(first, second, called)
         ]
-        return cls(named[0], named[1], (first, second), tuple(notes))
+        return cls(named[0], named[1], tuple(notes))

@@ -9,29 +9,27 @@ read the neurons are scaled; nothing else is trained.
 
 from __future__ import annotations
 
-import contextlib
+import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.nn.utils import parametrize
 
-from safety_neurons.engine import ALONE
-from safety_neurons.engine.sites import holding, input_axis
-from safety_neurons.errors import UserError
+from safety_neurons.engine import ALONE, Activations
+from safety_neurons.errors import InterventionError, UserError
 from safety_neurons.inference import log_likelihoods
 from safety_neurons.models import LoadedModel
 from safety_neurons.progress import Progress
 from safety_neurons.studies.openings import OpeningSets, weighed_openings
-from safety_neurons.units import UnitSet
+from safety_neurons.units import BlockKey, UnitSet
 
-STEPS = 50
+STEPS = 40
 RATE = 0.05
-BATCH = 4
+BATCH = 3
 """Prompts or rows of each kind in a step."""
 SOFT = 2.0
 """Nats of margin per unit of log-odds: beyond a few nats a decision is one, whatever the margin."""
@@ -49,8 +47,9 @@ class Decided:
     """Prompts with what the aligned model makes of them.
 
     Args:
-        prompts: token ids.
-        margins: of refusal openings above the others, less the threshold, in nats.
+        prompts: token ids, as the model that is fitted reads them.
+        margins: the aligned model's, of refusal openings above the others, less the threshold, in
+            nats.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -72,17 +71,39 @@ class Canaries:
     task: Sequence[Row]
 
 
-class _ScaledColumns(nn.Module):
-    """A weight with some of its columns (or rows) times factors."""
+def version() -> str:
+    """Everything here that decides a fit, so that kept ones of other rules are not used."""
+    return f"2 {STEPS} {RATE} {BATCH} {SOFT} {HOLD} {TETHER}"
 
-    def __init__(self, index: Int[Tensor, "k"], axis: int, factors: nn.Parameter) -> None:
-        super().__init__()
-        self.index, self.axis, self.factors = index, axis, factors
 
-    def forward(self, weight: Tensor) -> Tensor:
-        whole = torch.ones(weight.shape[self.axis], dtype=weight.dtype, device=weight.device)
-        whole = whole.index_copy(0, self.index, self.factors.to(weight.dtype))
-        return weight * (whole if self.axis == 1 else whole[:, None])
+class _Scaling:
+    """A site edit: some units of each block times factors that are trained."""
+
+    def __init__(self, units: UnitSet, device: torch.device) -> None:
+        self._index = {
+            key: index.to(device) for key in units.space.keys if len(index := units.in_block(key))
+        }
+        self.factors = {
+            key: torch.ones(len(index), device=device, requires_grad=True)
+            for key, index in self._index.items()
+        }
+        self._acted: set[BlockKey] = set()
+
+    @property
+    def blocks(self) -> Collection[BlockKey]:
+        return self._index.keys()
+
+    def __call__(self, block: BlockKey, roles: Activations) -> Activations:
+        x = roles[ALONE]
+        whole = torch.ones(x.shape[-1], dtype=x.dtype, device=x.device)
+        whole = whole.index_copy(0, self._index[block], self.factors[block].to(x.dtype))
+        self._acted.add(block)
+        return {**roles, ALONE: x * whole}
+
+    def end_pass(self) -> None:
+        if missed := set(self.blocks) - self._acted:
+            raise InterventionError(f"Scales did not act in {min(missed)}.")
+        self._acted.clear()
 
 
 def fit_scales(
@@ -108,55 +129,43 @@ def fit_scales(
     Raises:
         UserError: if the training leaves the finite numbers.
     """
-    order = random.Random(seed)
-    with _parametrized(model, units) as factors:
-        optimiser = torch.optim.Adam(factors, lr=RATE)
-        for step in progress.track(range(steps), f"Fitting {len(units):,} scales"):
-            optimiser.param_groups[0]["lr"] = RATE * (1 - step / steps)
-            optimiser.zero_grad()
-            held = torch.cat([*factors])
-            loss = TETHER * (held - 1).square().mean()
-            for of in canaries.decided:
-                few = order.sample(range(len(of.prompts)), min(BATCH, len(of.prompts)))
-                loss = loss + _disagreement(model, openings, threshold, of, few)
-            for rows in (canaries.harmless, canaries.task):
-                if rows:
-                    chosen = order.sample(list(rows), min(BATCH, len(rows)))
-                    loss = loss + HOLD * _nats(model, chosen)
-            loss.backward()
-            if not bool(torch.isfinite(loss)):
-                raise UserError("Fitting scales left the finite numbers; repair in float32.")
-            optimiser.step()
-        return torch.cat([of.detach().float().cpu() for of in factors])
+    order, scaling = random.Random(seed), _Scaling(units, model.device)
+    factors = list(scaling.factors.values())
+    optimiser = torch.optim.Adam(factors, lr=RATE)
+    for step in progress.track(range(steps), f"Fitting {len(units):,} scales"):
+        optimiser.param_groups[0]["lr"] = RATE * (1 - step / steps)
+        optimiser.zero_grad()
+        # Part by part, so that one part's activations are in memory.
+        loss = _backward(TETHER * (torch.cat(factors) - 1).square().mean())
+        for of in canaries.decided:
+            few = order.sample(range(len(of.prompts)), min(BATCH, len(of.prompts)))
+            loss += _backward(_disagreement(model, scaling, openings, threshold, of, few))
+        for rows in (canaries.harmless, canaries.task):
+            if rows:
+                chosen = order.sample(list(rows), min(BATCH, len(rows)))
+                loss += _backward(HOLD * _nats(model, scaling, chosen))
+        if not math.isfinite(loss):
+            raise UserError("Fitting scales left the finite numbers; repair in float32.")
+        optimiser.step()
+    return torch.cat([of.detach().float().cpu() for of in factors])
 
 
-@contextlib.contextmanager
-def _parametrized(model: LoadedModel, units: UnitSet) -> Iterator[list[nn.Parameter]]:
-    """The projections that read `units` with factors on them inside the block."""
-    factors, modules = [], []
-    try:
-        for site, index in holding(model.hooked.sites, units):
-            index = index.to(model.device)
-            own = nn.Parameter(torch.ones(len(index), device=model.device))
-            scaled = _ScaledColumns(index, input_axis(site.module), own)
-            parametrize.register_parametrization(site.module, "weight", scaled)
-            modules.append(site.module)
-            factors.append(own)
-        yield factors
-    finally:
-        for module in modules:
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+def _backward(loss: Float[Tensor, ""]) -> float:
+    loss.backward()
+    return float(loss.detach())
 
 
 def _disagreement(
     model: LoadedModel,
+    scaling: _Scaling,
     openings: OpeningSets,
     threshold: float,
     of: Decided,
     few: Sequence[int],
 ) -> Float[Tensor, ""]:
     """The mean cross entropy of decisions on some prompts."""
-    margins = weighed_openings(model, ALONE, openings, [of.prompts[i] for i in few]) - threshold
+    asked = [of.prompts[i] for i in few]
+    margins = weighed_openings(model, ALONE, openings, asked, [scaling]) - threshold
     wanted = torch.tensor([of.margins[i] for i in few], device=margins.device)
     found: Tensor = binary_cross_entropy_with_logits(
         margins / SOFT, (wanted / SOFT).sigmoid().to(margins)
@@ -164,9 +173,8 @@ def _disagreement(
     return found
 
 
-def _nats(model: LoadedModel, rows: Sequence[Row]) -> Float[Tensor, ""]:
+def _nats(model: LoadedModel, scaling: _Scaling, rows: Sequence[Row]) -> Float[Tensor, ""]:
     """The loss per token of some rows."""
-    found, tokens = log_likelihoods(
-        model, ALONE, [prompt for prompt, _ in rows], [[list(answer)] for _, answer in rows]
-    )
+    prompts, answers = [prompt for prompt, _ in rows], [[list(answer)] for _, answer in rows]
+    found, tokens = log_likelihoods(model, ALONE, prompts, answers, [scaling])
     return -found.sum() / tokens.sum()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -77,10 +77,6 @@ class Move:
     def baseline(self) -> bool:
         """Whether it is there to compare with."""
         return self.of is not None or self.units is None
-
-    def beside(self, units: UnitSet, make: Callable[[], Mapping[str, Edit]]) -> Move:
-        """The same with random neurons."""
-        return replace(self, units=units, of=RANDOM, make=make)
 
 
 def transplanted(

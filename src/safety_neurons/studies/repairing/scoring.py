@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from safety_neurons.engine import ALONE
@@ -47,34 +49,43 @@ class RepairTask:
     select: TaskRows
     claim: TaskRows
 
+    @property
+    def parts(self) -> tuple[TaskRows, TaskRows, TaskRows]:
+        """By use."""
+        return self.fit, self.select, self.claim
+
     @classmethod
-    def of_file(cls, file: str | Path) -> RepairTask:
-        """Rows with `prompt` and `completion`.
+    def of_file(cls, file: str | Path, seed: int = 0) -> RepairTask:
+        """Rows with `prompt` and `completion`, each once, in an order drawn with `seed`.
 
         A quarter of them is fitted on, a quarter chosen on, half is claimed on.
 
         Raises:
-            UserError: if the file has too few such rows.
+            UserError: if a row lacks one of the two, or the file has too few rows.
         """  # noqa: DOC201
         rows = list(read_rows(file))
         for column in ("prompt", "completion"):
             require_columns(rows, str(file), [(column, "--task")])
-        if len(rows) < LEAST_ROWS:
+            for i, row in enumerate(rows, start=1):
+                if not isinstance(row[column], str) or not row[column].strip():
+                    raise UserError(
+                        f"Row {i} of '{file}' has no text in '{column}'; give each row a prompt "
+                        "and the answer that the fine-tune learned."
+                    )
+        found = list(dict.fromkeys((row["prompt"], row["completion"]) for row in rows))
+        if len(found) < LEAST_ROWS:
             raise UserError(
-                f"'{file}' has {len(rows)} rows, and {LEAST_ROWS} are needed to choose on some and "
-                "to claim on others; give more rows of the task that were held out."
+                f"'{file}' has {len(found)} different rows, and {LEAST_ROWS} are needed to choose "
+                "on some and to claim on others; give more rows of the task that were held out."
             )
-        prompts = tuple(
-            Prompt(str(row.get("id", i)), str(row["prompt"])) for i, row in enumerate(rows)
-        )
-        whole = TaskRows(
-            PromptSet(Path(file).name, prompts), tuple(str(row["completion"]) for row in rows)
-        )
-        quarter = len(rows) // 4
+        random.Random(seed).shuffle(found)
+        prompts = tuple(Prompt(str(i), prompt) for i, (prompt, _) in enumerate(found))
+        whole = TaskRows(PromptSet(Path(file).name, prompts), tuple(text for _, text in found))
+        quarter = len(found) // 4
         return cls(
             whole.part(0, quarter),
             whole.part(quarter, 2 * quarter),
-            whole.part(2 * quarter, len(rows)),
+            whole.part(2 * quarter, len(found)),
         )
 
 
@@ -99,37 +110,52 @@ class Weighing:
         return Weighed(
             harmful=rates["harmful"],
             harmless=rates["harmless"],
-            task_loss=task_loss(model, self.task, self.chat, self.decoding),
+            task_loss=loss_of(task_nats(model, self.task, self.chat, self.decoding)),
         )
 
 
 def rows_of(
     model: LoadedModel, rows: TaskRows, chat: ChatFormat, decoding: Decoding
 ) -> list[tuple[list[int], list[int]]]:
-    """Token ids of the rows; an answer has no end token, which templates write each their way."""
+    """Token ids of the rows; an answer has no end token, which templates write each their way.
+
+    Raises:
+        UserError: naming a row that is longer than the model can read.
+    """  # noqa: DOC201
     prompts = encode_prompts(model, rows.prompts, decoding, chat)
     answers = [
         list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
         for text in rows.completions
     ]
-    return [pair for pair in zip(prompts, answers, strict=True) if pair[1]]
+    room = model.context_length
+    for prompt, answer, said in zip(prompts, answers, rows.completions, strict=True):
+        if len(prompt) + len(answer) > room:
+            raise UserError(
+                f"A row of the task has {len(prompt) + len(answer)} tokens, and the model reads "
+                f"{room} ('{said[:40]} …'); leave it out."
+            )
+    return list(zip(prompts, answers, strict=True))
 
 
 @torch.no_grad()
-def task_loss(model: LoadedModel, rows: TaskRows, chat: ChatFormat, decoding: Decoding) -> float:
-    """Nats per token of the rows' answers."""
+def task_nats(
+    model: LoadedModel, rows: TaskRows, chat: ChatFormat, decoding: Decoding
+) -> Float[Tensor, "2 row"]:
+    """Of each row's answer: its negative log-likelihood in nats, and how many tokens it has."""
     encoded = rows_of(model, rows, chat, decoding)
-    nats, tokens = 0.0, 0
+    found = torch.zeros(2, len(encoded), dtype=torch.float64)
     for batch in decoding.batches([prompt for prompt, _ in encoded], settings=2):
-        found, counts = log_likelihoods(
-            model,
-            ALONE,
-            [encoded[i][0] for i in batch],
-            [[encoded[i][1]] for i in batch],
+        nats, counts = log_likelihoods(
+            model, ALONE, [encoded[i][0] for i in batch], [[encoded[i][1]] for i in batch]
         )
-        nats -= float(found.sum())
-        tokens += int(counts.sum())
-    return nats / tokens
+        found[0, batch] = -nats[:, 0].double().cpu()
+        found[1, batch] = counts[:, 0].double().cpu()
+    return found
+
+
+def loss_of(nats: Float[Tensor, "2 row"]) -> float:
+    """Nats per token of all rows together."""
+    return float(nats[0].sum() / nats[1].sum())
 
 
 @dataclass(frozen=True)
