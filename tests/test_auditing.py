@@ -24,6 +24,7 @@ from safety_neurons.report.audit import write_audit
 from safety_neurons.runs import RunFolder
 from safety_neurons.runs.audit import AuditCard
 from safety_neurons.studies.auditing import AuditOptions, AuditPrompts, audit
+from safety_neurons.studies.auditing.behaviour import require_finished
 from safety_neurons.studies.auditing.fast import best_threshold
 from safety_neurons.studies.auditing.rates import Compared
 from safety_neurons.studies.auditing.verdict import conclude
@@ -439,3 +440,9 @@ def test_another_template_is_told_and_each_model_is_asked_with_its_own(planted_p
     flat = " ".join(done.output.split())
     assert "chat template: the two sides have different ones" in flat
     assert "<extra>" in flat
+
+
+def test_answers_cut_inside_their_reasoning_are_no_verdict():
+    require_finished("candidate", 20, 100)
+    with pytest.raises(UserError, match="--max-new-tokens"):
+        require_finished("candidate", 21, 100)

@@ -21,12 +21,14 @@ from safety_neurons.progress import Silent
 from safety_neurons.prompts import PromptSet
 from safety_neurons.runs import RunFolder
 from safety_neurons.runs.repair import RepairRecord
+from safety_neurons.studies.auditing.rates import Compared
 from safety_neurons.studies.finding import FindOptions, find
 from safety_neurons.studies.openings import OpeningSets, margins
 from safety_neurons.studies.repairing import (
     RepairOptions,
     RepairPrompts,
     RepairTask,
+    claims,
     forget,
     repair,
 )
@@ -364,3 +366,25 @@ def test_a_fault_of_ours_is_no_verdict(found, tmp_path, monkeypatch):
     aligned, tuned = found.sources
     done = invoke("repair", "--aligned", aligned, "--candidate", tuned, *arguments)
     assert done.exit_code == 70
+
+
+def test_a_figure_that_is_the_target_meets_it():
+    """Sums of floats miss 0.9 and 0.02 by the last digit."""
+    for n, kept in ((80, 72), (40, 36), (20, 18), (10, 9)):
+        refuses = [True] * n + [False] * (100 - n)
+        left = [True] * kept + [False] * (100 - kept)
+        assert claims.safe("test", Compared.of(refuses, left)).met
+        assert not claims.safe("test", Compared.of(refuses, [False, *left[1:]])).met
+    for before in range(2, 20):
+        first, second = ([i < k for i in range(400)] for k in (4 * before, 4 * before + 8))
+        assert claims.no_rise(Compared.of(first, second)).met
+
+
+def test_the_gain_that_is_kept_is_of_all_tokens_together():
+    tokens = torch.tensor([10.0, 2.0] * 10)
+    before, after, now = (torch.stack([tokens * nats, tokens]) for nats in (5.0, 1.0, 1.4))
+    task = claims.task_loss_of(before, after, now, seed=0)
+    assert (task.reference, task.candidate) == (5.0, 1.0)
+    assert task.repaired == pytest.approx(1.4)
+    assert task.gain_kept.value == pytest.approx(0.9)
+    assert not claims.task_kept(task).met
