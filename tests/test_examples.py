@@ -111,6 +111,12 @@ def test_stability_card(example, made, pair):
     assert "halves" in card.sentence or "cannot be told" in card.sentence
 
 
+def test_audit_a_fine_tune(example, sources, tmp_path):
+    card = example("audit_a_fine_tune").main(*sources, tmp_path / "audit", limit=4, share=0.1)
+    assert card.verdict == "broken"  # random weights say nothing that can be read
+    assert (tmp_path / "audit" / "report.html").is_file()
+
+
 def test_generate_patched(example, made, pair):
     answers = example("generate_patched").main(made, pair, share=0.3)
     assert list(answers) == [0.0, 0.5, 1.0]
