@@ -23,7 +23,7 @@ from safety_neurons.runs import RunFolder
 from safety_neurons.runs.repair import RepairRecord
 from safety_neurons.studies.auditing.rates import Compared
 from safety_neurons.studies.finding import FindOptions, find
-from safety_neurons.studies.openings import OpeningSets, margins
+from safety_neurons.studies.openings import all_refusal_odds
 from safety_neurons.studies.repairing import (
     RepairOptions,
     RepairPrompts,
@@ -164,8 +164,7 @@ def test_fitted_scales_make_what_they_were_fitted_on_likelier(found):
     refusal = [words[word] for word in planted.REFUSAL]
     prompts = [[1, 30 + i, 31 + i, 6] for i in range(6)]
     units = UnitSet.of(torch.arange(0, model.space().total, 3), model.space())
-    answer = [words[word] for word in planted.COMPLIANCE]
-    openings = OpeningSets((tuple(refusal[:2]),), (tuple(answer[:2]),), 0, ())
+    openings = (tuple(refusal[:2]),)
     canaries = Canaries([Decided(prompts, [4.0] * len(prompts))], [], [])
     intact = probe_logits(model)
     factors = fit_scales(model, units, openings, 0.0, canaries, Silent(), steps=12, seed=0)
@@ -173,12 +172,12 @@ def test_fitted_scales_make_what_they_were_fitted_on_likelier(found):
     assert factors.shape == (len(units),)
     assert not torch.equal(factors, torch.ones_like(factors))
 
-    def margin() -> float:
-        return sum(margins(model, ALONE, openings, prompts, DECODING)) / len(prompts)
+    def odds() -> float:
+        return sum(all_refusal_odds(model, ALONE, openings, prompts, DECODING)) / len(prompts)
 
-    before = margin()
+    before = odds()
     with in_place(model, scaled(model.hooked, units, factors)):
-        assert margin() > before + 0.1
+        assert odds() > before + 0.1
 
 
 # The search

@@ -141,14 +141,14 @@ class FastFigures(Record):
     """What stood in for answers.
 
     Args:
-        openings: how many of refusals and of compliances, from the run's answers.
-        auroc: how well the margin told the run's refusals from its other answers.
-        threshold: the margin, in nats, from which on a prompt counts as refused.
+        openings: how many of refusals, from the run's answers.
+        auroc: how well their log-odds told the run's refusals from its other answers.
+        threshold: the log-odds from which on a prompt counts as refused.
         agreement: with whole audits, where it was measured.
     """
 
-    openings: tuple[int, int]
-    auroc: float | None
+    openings: int
+    auroc: float
     threshold: float
     agreement: str
 

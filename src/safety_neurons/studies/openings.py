@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from safety_neurons.engine import ModelGroup, Role, SiteEdit
 from safety_neurons.inference import Decoding, log_likelihoods
+from safety_neurons.inference.refusal_odds import log_odds
 from safety_neurons.judges import Verdict
 from safety_neurons.methods.detection import LEAST, separation
 from safety_neurons.progress import Progress, Silent
@@ -105,58 +106,76 @@ class OpeningSets:
         }
         return cls(refusal, compliance, len(shared), tuple(sorted(first)))
 
-    def first(self, most: int) -> OpeningSets:
-        """The same with the most frequent openings alone, so many of each kind."""
-        return replace(self, refusal=self.refusal[:most], compliance=self.compliance[:most])
-
     @property
     def known(self) -> bool:
         """Whether there are openings of both kinds."""
         return bool(self.refusal and self.compliance)
 
 
-def weighed_openings(
+def refusal_odds(
     group: ModelGroup,
     role: Role,
-    openings: OpeningSets,
+    refusals: Sequence[Opening],
     prompts: Sequence[Sequence[int]],
     edits: Sequence[SiteEdit] = (),
 ) -> Float[Tensor, "prompt"]:
-    """The log-likelihood of any refusal opening, less that of any compliance opening, in nats.
+    """The log-odds that an answer begins with any of some openings, against all other beginnings.
 
-    Gradients flow through it.
+    Against all, and not against openings of compliances: a fine-tune may begin its own in a way
+    that nobody has seen. Gradients flow through it.
 
     Args:
-        openings: of both kinds at least one.
+        refusals: at least one, none the beginning of another.
         prompts: token ids, behind which openings are read.
         edits: what happens at sites meanwhile.
     """  # noqa: DOC201
-    both = [list(opening) for opening in (*openings.refusal, *openings.compliance)]
-    split = len(openings.refusal)
-    likelihoods, _ = log_likelihoods(group, role, prompts, [both] * len(prompts), edits)
-    return likelihoods[:, :split].logsumexp(dim=1) - likelihoods[:, split:].logsumexp(dim=1)
+    openings = [list(opening) for opening in refusals]
+    likelihoods, _ = log_likelihoods(group, role, prompts, [openings] * len(prompts), edits)
+    return log_odds(likelihoods.logsumexp(dim=1))
 
 
 @torch.no_grad()
-def margins(
+def all_refusal_odds(
     group: ModelGroup,
     role: Role,
-    openings: OpeningSets,
+    refusals: Sequence[Opening],
     prompts: Sequence[Sequence[int]],
     decoding: Decoding,
     progress: Progress | None = None,
     label: str = "Openings",
 ) -> list[float]:
-    """`weighed_openings` of any number of prompts, in batches.
+    """`refusal_odds` of any number of prompts, in batches.
 
     Returns:
         One number a prompt.
     """
     found = [0.0] * len(prompts)
-    batches = decoding.batches(prompts, settings=len(openings.refusal) + len(openings.compliance))
+    batches = decoding.batches(prompts, settings=len(refusals))
     for rows in (progress or Silent()).track(batches, label):
-        of_rows = weighed_openings(group, role, openings, [prompts[row] for row in rows])
+        of_rows = refusal_odds(group, role, refusals, [prompts[row] for row in rows])
         for row, value in zip(rows, of_rows.tolist(), strict=True):
+            found[row] = value
+    return found
+
+
+@torch.no_grad()
+def _margins(
+    group: ModelGroup,
+    role: Role,
+    openings: OpeningSets,
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+) -> list[float]:
+    """The log-likelihood of any refusal opening, less that of any compliance opening, in nats."""
+    both = [list(opening) for opening in (*openings.refusal, *openings.compliance)]
+    split = len(openings.refusal)
+    found = [0.0] * len(prompts)
+    for rows in decoding.batches(prompts, settings=len(both)):
+        asked = [prompts[row] for row in rows]
+        likelihoods, _ = log_likelihoods(group, role, asked, [both] * len(rows))
+        refusing = likelihoods[:, :split].logsumexp(dim=1)
+        margins = refusing - likelihoods[:, split:].logsumexp(dim=1)
+        for row, value in zip(rows, margins.tolist(), strict=True):
             found[row] = value
     return found
 
@@ -177,7 +196,7 @@ def told_apart(
             places = of.of(verdict)
             counts[verdict] += len(places)
             if openings.known:
-                known += margins(
+                known += _margins(
                     group, of.role, openings, [of.prompts[i] for i in places], decoding
                 )
     refusals, compliances = scores[Verdict.REFUSAL], scores[Verdict.COMPLIANCE]

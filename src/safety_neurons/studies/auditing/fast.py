@@ -1,10 +1,10 @@
 """An audit without answers: prompts are read, and openings of answers are weighed.
 
 A run holds answers of two models to the prompts that neurons were found on. From these come
-openings that tell refusals from compliances, and the margin between the two kinds from which on a
-prompt counts as refused. How often that errs on the run's answers is carried through as a judge's
-errors are. What such an audit cannot see: answers that begin one way and go on another, and
-language that has broken.
+openings of refusals, and the log-odds of any of them from which on a prompt counts as refused. How
+often that errs on the run's answers is carried through as a judge's errors are. What such an audit
+cannot see: answers that begin one way and go on another, refusals that begin in ways which the run
+has not seen, and language that has broken.
 """
 
 from __future__ import annotations
@@ -30,11 +30,15 @@ from safety_neurons.runs import COMPLETIONS, RunFolder, reload_pair
 from safety_neurons.runs.audit import FastFigures
 from safety_neurons.storage import read_rows
 from safety_neurons.studies.auditing.behaviour import Decisions
-from safety_neurons.studies.openings import USABLE, Answered, OpeningSets, margins
+from safety_neurons.studies.openings import (
+    USABLE,
+    Answered,
+    Opening,
+    OpeningSets,
+    all_refusal_odds,
+)
 
 AGREEMENT = "fast-agreement.json"
-MOST = 3
-"""Openings of each kind; more take longer and tell little more."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,14 @@ class Openings:
     """What stands in for answers, and how well it does on the run's own.
 
     Args:
-        threshold: the margin in nats from which on a prompt counts as refused.
+        refusals: what refusals begin with, as token ids.
+        threshold: the log-odds from which on a prompt counts as refused.
         errors: against the judge's verdicts on the run's answers to harmful prompts.
     """
 
-    sets: OpeningSets
+    refusals: tuple[Opening, ...]
     threshold: float
-    auroc: float | None
+    auroc: float
     errors: Errors
 
     @classmethod
@@ -87,16 +92,16 @@ class Openings:
         said: list[Verdict] = []
         for first in (0, 1):
             other = _Chosen.on(pair, _part(answered, 1 - first), decoding, progress)
-            if not other.sets.known:
+            if not other.refusals:
                 continue
             for of in _part(answered, first):
-                found = margins(pair, of.role, other.sets, of.prompts, decoding)
+                found = all_refusal_odds(pair, of.role, other.refusals, of.prompts, decoding)
                 labels += of.verdicts
                 said += [
-                    Verdict.REFUSAL if margin > other.threshold else Verdict.COMPLIANCE
-                    for margin in found
+                    Verdict.REFUSAL if odds > other.threshold else Verdict.COMPLIANCE
+                    for odds in found
                 ]
-        return cls(whole.sets, whole.threshold, whole.auroc, Errors.between(labels, said))
+        return cls(whole.refusals, whole.threshold, whole.auroc, Errors.between(labels, said))
 
     def decisions(
         self,
@@ -107,21 +112,21 @@ class Openings:
         progress: Progress,
         label: str,
     ) -> Decisions:
-        """What a model would refuse, by its margins."""
+        """What a model would refuse, by its openings."""
         refuses = {}
         for kind, asked in prompts.items():
             encoded = encode_prompts(model, asked, decoding, chat)
-            found = margins(
-                model, ALONE, self.sets, encoded, decoding, progress, f"{label}, {kind} prompts"
+            found = all_refusal_odds(
+                model, ALONE, self.refusals, encoded, decoding, progress, f"{label}, {kind} prompts"
             )
-            refuses[kind] = [margin > self.threshold for margin in found]
+            refuses[kind] = [odds > self.threshold for odds in found]
         return Decisions(refuses, dict.fromkeys(refuses, 0), {}, {})
 
     @property
     def figures(self) -> FastFigures:
         """For the record."""
         return FastFigures(
-            openings=(len(self.sets.refusal), len(self.sets.compliance)),
+            openings=len(self.refusals),
             auroc=self.auroc,
             threshold=self.threshold,
             agreement=agreement(),
@@ -132,7 +137,7 @@ class Openings:
 class _Chosen:
     """Openings and a threshold from some answers."""
 
-    sets: OpeningSets
+    refusals: tuple[Opening, ...]
     threshold: float
     auroc: float | None
 
@@ -140,12 +145,12 @@ class _Chosen:
     def on(
         cls, group: ModelGroup, answered: Sequence[Answered], decoding: Decoding, progress: Progress
     ) -> _Chosen:
-        sets = OpeningSets.of(answered).first(MOST)
-        if not sets.known:
-            return cls(sets, 0.0, None)
+        refusals = OpeningSets.of(answered).refusal
+        if not refusals:
+            return cls(refusals, 0.0, None)
         found: list[float] = []
         for of in answered:
-            found += margins(group, of.role, sets, of.prompts, decoding, progress)
+            found += all_refusal_odds(group, of.role, refusals, of.prompts, decoding, progress)
         labels = [verdict for of in answered for verdict in of.verdicts]
         kinds = [
             [m for m, label in zip(found, labels, strict=True) if label is kind]
@@ -153,9 +158,9 @@ class _Chosen:
         ]
         auroc = None
         if min(map(len, kinds)) >= LEAST:
-            refusals, others = (torch.tensor(of)[:, None] for of in kinds)
-            auroc = float(separation(refusals, others).auroc)
-        return cls(sets, best_threshold(found, labels), auroc)
+            told = (torch.tensor(of)[:, None] for of in kinds)
+            auroc = float(separation(*told).auroc)
+        return cls(refusals, best_threshold(found, labels), auroc)
 
 
 def _part(answered: Sequence[Answered], first: int) -> list[Answered]:

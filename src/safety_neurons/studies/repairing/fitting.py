@@ -24,15 +24,13 @@ from safety_neurons.errors import InterventionError, UserError
 from safety_neurons.inference import log_likelihoods
 from safety_neurons.models import LoadedModel
 from safety_neurons.progress import Progress
-from safety_neurons.studies.openings import OpeningSets, weighed_openings
+from safety_neurons.studies.openings import Opening, refusal_odds
 from safety_neurons.units import BlockKey, UnitSet
 
 STEPS = 40
 RATE = 0.05
 BATCH = 3
 """Prompts or rows of each kind in a step."""
-SOFT = 2.0
-"""Nats of margin per unit of log-odds: beyond a few nats a decision is one, whatever the margin."""
 HOLD = 0.3
 """Weight of harmless answers and of the task's rows, nats per token."""
 TETHER = 0.02
@@ -48,12 +46,11 @@ class Decided:
 
     Args:
         prompts: token ids, as the model that is fitted reads them.
-        margins: the aligned model's, of refusal openings above the others, less the threshold, in
-            nats.
+        odds: the aligned model's log-odds of refusal openings, less the threshold.
     """
 
     prompts: Sequence[Sequence[int]]
-    margins: Sequence[float]
+    odds: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class Canaries:
 
 def version() -> str:
     """Everything here that decides a fit, so that kept ones of other rules are not used."""
-    return f"2 {STEPS} {RATE} {BATCH} {SOFT} {HOLD} {TETHER}"
+    return f"3 {STEPS} {RATE} {BATCH} {HOLD} {TETHER}"
 
 
 class _Scaling:
@@ -109,7 +106,7 @@ class _Scaling:
 def fit_scales(
     model: LoadedModel,
     units: UnitSet,
-    openings: OpeningSets,
+    refusals: Sequence[Opening],
     threshold: float,
     canaries: Canaries,
     progress: Progress,
@@ -121,7 +118,7 @@ def fit_scales(
 
     Args:
         model: a plain one, without an adapter.
-        openings, threshold: by which decisions are told.
+        refusals, threshold: openings, and from which log-odds of them on a prompt is refused.
 
     Returns:
         One factor a unit, float32, on the CPU.
@@ -139,7 +136,7 @@ def fit_scales(
         loss = _backward(TETHER * (torch.cat(factors) - 1).square().mean())
         for of in canaries.decided:
             few = order.sample(range(len(of.prompts)), min(BATCH, len(of.prompts)))
-            loss += _backward(_disagreement(model, scaling, openings, threshold, of, few))
+            loss += _backward(_disagreement(model, scaling, refusals, threshold, of, few))
         for rows in (canaries.harmless, canaries.task):
             if rows:
                 chosen = order.sample(list(rows), min(BATCH, len(rows)))
@@ -158,18 +155,16 @@ def _backward(loss: Float[Tensor, ""]) -> float:
 def _disagreement(
     model: LoadedModel,
     scaling: _Scaling,
-    openings: OpeningSets,
+    refusals: Sequence[Opening],
     threshold: float,
     of: Decided,
     few: Sequence[int],
 ) -> Float[Tensor, ""]:
     """The mean cross entropy of decisions on some prompts."""
     asked = [of.prompts[i] for i in few]
-    margins = weighed_openings(model, ALONE, openings, asked, [scaling]) - threshold
-    wanted = torch.tensor([of.margins[i] for i in few], device=margins.device)
-    found: Tensor = binary_cross_entropy_with_logits(
-        margins / SOFT, (wanted / SOFT).sigmoid().to(margins)
-    )
+    odds = refusal_odds(model, ALONE, refusals, asked, [scaling]) - threshold
+    wanted = torch.tensor([of.odds[i] for i in few], device=odds.device)
+    found: Tensor = binary_cross_entropy_with_logits(odds, wanted.sigmoid().to(odds))
     return found
 
 

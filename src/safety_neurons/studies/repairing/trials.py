@@ -20,7 +20,7 @@ from safety_neurons.prompts import ChatFormat, PromptSet
 from safety_neurons.runs.repair import Tried, Weighed
 from safety_neurons.studies.auditing.fast import Openings
 from safety_neurons.studies.keeping import Keeping
-from safety_neurons.studies.openings import margins
+from safety_neurons.studies.openings import all_refusal_odds
 from safety_neurons.studies.repairing import fitting
 from safety_neurons.studies.repairing.fitting import Canaries, Decided, fit_scales
 from safety_neurons.studies.repairing.loading import RepairModels
@@ -89,7 +89,7 @@ class Trials:
             options.seed,
             self.judge.name,
             [self.chat.system, dict(self.chat.template_args)],
-            [openings.sets.refusal, openings.sets.compliance, openings.threshold],
+            [openings.refusals, openings.threshold],
             [(of.prompts.texts, of.completions) for of in self.task.parts],
             {name: of.digest for name, of in self.prompts.by_name.items()},
             fitting.version(),
@@ -157,7 +157,7 @@ class Trials:
             factors = fit_scales(
                 self.models.candidate,
                 units,
-                self.openings.sets,
+                self.openings.refusals,
                 self.openings.threshold,
                 self._canaries(),
                 self.progress,
@@ -198,16 +198,16 @@ class Trials:
             encode_prompts(model, asked, decoding, self.chat)
             for model in (aligned, self.models.candidate)
         )
-        found = margins(
+        found = all_refusal_odds(
             aligned,
             ALONE,
-            self.openings.sets,
+            self.openings.refusals,
             theirs,
             decoding,
             self.progress,
             "What the aligned model decides",
         )
-        return Decided(own, [margin - self.openings.threshold for margin in found])
+        return Decided(own, [odds - self.openings.threshold for odds in found])
 
     # What they do
 
