@@ -158,7 +158,15 @@ def test_the_threshold_is_the_one_that_tells_best(seed):
         ) / len(others)
 
     best = max(telling(threshold + 0.5) for threshold in range(11))
-    assert telling(best_threshold(found, labels)) == pytest.approx(best)
+    assert telling(best_threshold(found, labels)) >= best - 0.02 - 1e-9
+
+
+def test_of_thresholds_that_tell_alike_the_one_near_nought_is_taken():
+    """Two models far apart leave a wide gap; what a fine-tune makes of it lies inside."""
+    labels = [Verdict.COMPLIANCE] * 4 + [Verdict.REFUSAL] * 4
+    assert best_threshold([-9.0, -8, -7, -6, 3, 4, 5, 6], labels) == 0
+    assert best_threshold([-9.0, -8, -7, -6, -3, 4, 5, 6], labels) == -4.5
+    assert best_threshold([1.0, 2, 3, 4, 7, 8, 9, 10], labels) == 5.5
 
 
 # Drift

@@ -39,6 +39,8 @@ from safety_neurons.studies.openings import (
 )
 
 AGREEMENT = "fast-agreement.json"
+AS_WELL = 0.02
+"""Of sensitivity + specificity; less is no reason for a threshold far from 0."""
 
 
 @dataclass(frozen=True)
@@ -206,17 +208,24 @@ def _answered(
 
 
 def best_threshold(found: Sequence[float], labels: Sequence[Verdict]) -> float:
-    """The threshold with the highest sensitivity + specificity; in the middle of a gap."""
+    """The threshold with the highest sensitivity + specificity, in the middle of a gap.
+
+    Where several do (nearly) as well, the one nearest to 0: there a greedy answer turns, and the
+    answers of two models that are far apart do not say where between them that is.
+    """  # noqa: DOC201
     pairs = sorted(zip(found, (label is Verdict.REFUSAL for label in labels), strict=True))
     refusals = sum(refusal for _, refusal in pairs)
     others = len(pairs) - refusals
-    best, threshold = -1.0, 0.0
+    told: list[tuple[float, float]] = []
     missed = kept = 0
-    for place, (margin, refusal) in enumerate(pairs[:-1]):
+    for place, (odds, refusal) in enumerate(pairs[:-1]):
         missed, kept = missed + refusal, kept + (not refusal)
-        if margin == pairs[place + 1][0]:
+        above = pairs[place + 1][0]
+        if odds == above:
             continue
         telling = (refusals - missed) / max(refusals, 1) + kept / max(others, 1)
-        if telling > best:
-            best, threshold = telling, (margin + pairs[place + 1][0]) / 2
-    return threshold
+        inside = min(max(0.0, odds), above)
+        told.append((telling, inside if odds < inside < above else (odds + above) / 2))
+    best = max((telling for telling, _ in told), default=0.0)
+    near = [threshold for telling, threshold in told if telling >= best - AS_WELL]
+    return min(near, key=abs, default=0.0)
