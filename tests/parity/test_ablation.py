@@ -191,7 +191,7 @@ def test_what_cannot_begin_in_the_middle_is_said(zoo):
 def test_an_architecture_whose_layers_give_more_than_they_get_is_refused(zoo, monkeypatch):
     """Passed over, such a layer would give something else than the model reads."""
     model = alone(zoo, "llama", None)
-    monkeypatch.setattr(onebyone, "_SAME", -1.0)
+    monkeypatch.setattr(onebyone, "SINGLE", -1.0)
     held = held_units(means_of(model), [30])
     with pytest.raises(InterventionError, match="passed over"):
         changed_log_odds(model, ALONE, prompts(), COMPLETIONS, held, Silent())
