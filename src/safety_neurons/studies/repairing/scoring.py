@@ -13,7 +13,7 @@ from torch import Tensor
 
 from safety_neurons.engine import ALONE
 from safety_neurons.errors import UserError
-from safety_neurons.inference import Decoding, Setting, encode_prompts, log_likelihoods
+from safety_neurons.inference import Decoding, Setting, answer, encode_prompts, log_likelihoods
 from safety_neurons.judges import Judge, Verdict
 from safety_neurons.models import LoadedModel
 from safety_neurons.progress import Progress, Silent
@@ -128,10 +128,10 @@ def rows_of(
         for text in rows.completions
     ]
     room = model.context_length
-    for prompt, answer, said in zip(prompts, answers, rows.completions, strict=True):
-        if len(prompt) + len(answer) > room:
+    for prompt, given, said in zip(prompts, answers, rows.completions, strict=True):
+        if len(prompt) + len(given) > room:
             raise UserError(
-                f"A row of the task has {len(prompt) + len(answer)} tokens, and the model reads "
+                f"A row of the task has {len(prompt) + len(given)} tokens, and the model reads "
                 f"{room} ('{said[:40]} …'); leave it out."
             )
     return list(zip(prompts, answers, strict=True))
@@ -203,14 +203,12 @@ def answered(
 def own_answers(
     model: LoadedModel,
     prompts: PromptSet,
-    judge: Judge,
     chat: ChatFormat,
     decoding: Decoding,
     progress: Progress,
     label: str,
 ) -> list[tuple[Sequence[int], Sequence[int]]]:
     """Token ids of prompts and of a model's answers to them; empty answers are left out."""
-    evaluator = Evaluator(model, judge, decoding, chat, None, progress)
-    answers = evaluator.completions(prompts, Setting(ALONE), label)
-    encoded = evaluator.encoded(prompts)
+    encoded = encode_prompts(model, prompts, decoding, chat)
+    answers = answer(model, encoded, [Setting(ALONE)], decoding, progress=progress, label=label)[0]
     return [pair for pair in zip(encoded, answers, strict=True) if pair[1]]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -177,7 +178,6 @@ class Trials:
             harmless = own_answers(
                 candidate,
                 prompts.canary_harmless.limited(HELD),
-                self.judge,
                 self.chat,
                 self.options.decoding,
                 self.progress,
@@ -288,23 +288,12 @@ class Trials:
             )
         return before, after
 
-    def _changed(self, move: Move | None, aligned: bool) -> _Changed:
+    @contextlib.contextmanager
+    def _changed(self, move: Move | None, aligned: bool) -> Iterator[tuple[LoadedModel, int]]:
+        """A model that is changed inside the block, and how many numbers are others."""
         model = self.models.aligned if aligned else self.models.candidate
-        return _Changed(model, move)
-
-
-class _Changed:
-    """A model that is changed inside the block."""
-
-    def __init__(self, model: LoadedModel, move: Move | None) -> None:
-        self._model = model
-        self._within = in_place(model, {} if move is None else move.make())
-
-    def __enter__(self) -> tuple[LoadedModel, int]:
-        return self._model, self._within.__enter__()
-
-    def __exit__(self, *raised: object) -> None:
-        self._within.__exit__(*raised)  # type: ignore[arg-type]
+        with in_place(model, {} if move is None else move.make()) as changed:
+            yield model, changed
 
 
 def _named(move: Move | None, aligned: bool) -> str:
