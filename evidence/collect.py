@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,8 @@ def collect(out: Path) -> Path:
         The summary's file.
     """
     pairs = {pair.name: run for pair in PAIRS if (run := _validated(out / pair.name))}
+    if not pairs:  # what others measured is not to be lost
+        sys.exit(f"Nothing was collected: no validated run of a pair stands in '{out}'.")
     summaries = {name: read_summary(run) for name, run in pairs.items()}
     cards = {name: card for name, run in pairs.items() if (card := read_stability(run))}
     parts = {

@@ -84,3 +84,10 @@ def test_a_copied_run_is_validated_again(whole_run, tmp_path):
     assert _complete(whole_run, "validate")()
     assert not _complete(copy, "validate")()
     assert collect._validated(copy) is None
+
+
+def test_where_no_run_stands_nothing_is_overwritten(tmp_path, monkeypatch):
+    monkeypatch.setattr(collect, "FOLDER", tmp_path / "docs")
+    with pytest.raises(SystemExit, match="Nothing was collected"):
+        collect.collect(tmp_path)
+    assert not (tmp_path / "docs").exists()

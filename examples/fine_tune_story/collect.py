@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,6 +36,8 @@ def collect(out: Path) -> Path:
     Returns:
         The page.
     """
+    if not any(card_of(out / "audits" / candidate.name) for candidate in candidates()):
+        sys.exit(f"Nothing was collected: no audit stands in '{out}'.")
     parts = [*_audits(out), *_false_alarms(out), *_repairs(out)]
     text = PAGE.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
