@@ -345,6 +345,78 @@ def test_an_out_folder_that_exists(found, tmp_path):
     refused(invoke(*command, "--task", found.task, "--out", tmp_path), "exists already")
 
 
+@pytest.mark.parametrize(("share", "code"), [("0.2", 0), ("0.002", 1)])
+def test_the_command_on_own_prompts_exits_as_the_record_says(found, tmp_path, share, code):
+    files = {}
+    for i, kind in enumerate(("harmful", "harmless")):
+        texts = {
+            p.text
+            for seed in (1, 2, 3)
+            for split in planted.SPLITS
+            for p in planted.prompts(seed, split)[i]
+        }
+        files[kind] = tmp_path / f"{kind}.jsonl"
+        files[kind].write_text("".join(json.dumps({"prompt": t}) + "\n" for t in sorted(texts)))
+    aligned, tuned = found.sources
+    out = tmp_path / "out"
+    arguments = {
+        "--aligned": aligned,
+        "--candidate": tuned,
+        "--run": found.run.path,
+        "--task": found.task,
+        "--prompts": files["harmful"],
+        "--harmless": files["harmless"],
+        "--borderline": files["harmless"],
+        "--shares": share,
+        "--strengths": "1",
+        "--fitted": share,
+        "--max-new-tokens": "8",
+        "--out": out,
+    }
+    done = invoke("repair", *(part for pair in arguments.items() for part in pair))
+    assert done.exit_code == code, done.output
+    record = RepairRecord.parsed((out / "repair.json").read_text())
+    assert record.repaired is (code == 0)
+    assert (out / "config.json").is_file() is (code == 0)
+    assert not (tmp_path / "out.state").exists()
+    prompts = record.options["prompts"]
+    used = [prompts[name]["n"] for name in ("canary", "select", "test")]
+    assert sum(used) <= len(files["harmful"].read_text().splitlines())
+
+
+def test_own_prompts_are_divided_and_near_duplicates_stand_together(tmp_path):
+    file = tmp_path / "own.jsonl"
+    texts = [p.text for split in planted.SPLITS for p in planted.prompts(1, split)[0]]
+    texts += [text.upper() for text in texts[:20]]
+    file.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+    asked = RepairPrompts.of_files(str(file), str(file), str(file), str(file), limit=30)
+    parts = [{text.lower() for text in of.texts} for of in (asked.canary, asked.select, asked.test)]
+    assert not parts[0] & parts[1]
+    assert not parts[2] & (parts[0] | parts[1])
+    assert len(asked.test) == 30
+    assert len(asked.others or ()) == 30
+    assert {len(of) for of in (asked.canary, asked.select)} <= set(range(8, 31))
+    assert asked.canary_harmless.texts == asked.canary.texts
+    assert len(asked.canary_borderline) == len(texts)
+
+
+def test_own_prompts_with_splits_keep_them(tmp_path):
+    file = tmp_path / "own.jsonl"
+    rows = [
+        {"prompt": f"{split} {i}", "split": split}
+        for split, count in (("train", 3), ("select", 4), ("test", 5))
+        for i in range(count)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = RepairPrompts.of_files(str(file), str(file))
+    for parts in (
+        (asked.canary, asked.select, asked.test),
+        (asked.canary_harmless, asked.select_harmless, asked.test_harmless),
+    ):
+        assert [len(of) for of in parts] == [3, 4, 5]
+        assert all(text.startswith("train") for text in parts[0].texts)
+
+
 def test_what_a_repair_kept_is_removed_and_nothing_else(tmp_path):
     state = tmp_path / "state"
     for name in ("measured", "aligned-1234", "mine"):

@@ -28,9 +28,15 @@ def command(
         typer.Option(help="Rows of the fine-tune's task, held out: prompt and completion."),
     ],
     out: Annotated[Path, typer.Option(help="A new folder for the repaired checkpoint.")],
+    prompts: o.Prompts = None,
+    harmless: Annotated[
+        str | None, typer.Option(help="Harmless prompts; by default built-in ones.")
+    ] = None,
+    borderline: Annotated[
+        str | None, typer.Option(help="Borderline prompts to fit on; by default built-in ones.")
+    ] = None,
     others: Annotated[
-        str | None,
-        typer.Option(help="Harmful prompts of other people, to claim on beside the built-in ones."),
+        str | None, typer.Option(help="Harmful prompts of other people, to claim on, too.")
     ] = None,
     prompt_column: o.PromptColumn = "prompt",
     shares: Annotated[
@@ -70,7 +76,6 @@ def command(
     from safety_neurons.errors import UserError
     from safety_neurons.inference import Decoding
     from safety_neurons.judges import judges_of
-    from safety_neurons.prompts import load_prompts
     from safety_neurons.runs import RunFolder
     from safety_neurons.storage import require_place
     from safety_neurons.studies.repairing import (
@@ -100,7 +105,9 @@ def command(
     folder = RunFolder.open(run)
     folder.require("find")
     rows = RepairTask.of_file(task, seed)
-    theirs = None if others is None else load_prompts(others, column=prompt_column)
+    asked = RepairPrompts.of_files(
+        prompts, harmless, borderline, others, column=prompt_column, limit=limit, seed=seed
+    )
     kept = state or out.with_name(f"{out.name}.state")
     o.quiet_libraries()
     record = repair(
@@ -109,7 +116,7 @@ def command(
         folder,
         rows,
         out,
-        prompts=RepairPrompts.builtin(limit, seed, theirs),
+        prompts=asked,
         options=options,
         state=kept,
         command=shlex.join(["safety-neurons", *sys.argv[1:]]),

@@ -71,8 +71,8 @@ def divide_apart(prompts: PromptSet, share: float, *, seed: int = 0) -> tuple[Pr
         if not drawn:
             raise UserError(
                 f"The prompts of '{prompts.name}' are nearly the same as each other, so no part of "
-                "them can be tested apart from the rest; give more prompts, or a column `split` "
-                "with `select` and `test`."
+                "them can be tested apart from the rest; give more prompts, or name the parts in a "
+                "column `split`."
             )
 
 

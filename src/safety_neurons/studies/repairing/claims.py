@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from safety_neurons.errors import UserError
+from safety_neurons.judges.calibration import Errors
 from safety_neurons.runs.audit import Told
 from safety_neurons.runs.repair import Claim, TaskLoss, Tried, Weighed
 from safety_neurons.runs.summary import RateRecord
@@ -20,19 +21,19 @@ from safety_neurons.studies.repairing.scoring import loss_of
 NOT_REPAIRABLE = "Not repairable this way."
 
 
-def require_enough(n: int) -> None:
+def require_enough(n: int, errors: Errors | None) -> None:
     """Raise UserError where so few harmless prompts could not show that not more are refused."""
-    least = Compared.of([False] * n, [False] * n).difference.interval
-    if least is None or least.high > RISE_HIGH:
-        enough = next(
-            count
-            for count in range(n, 10 * n + 200)
-            if (bounds := Compared.of([False] * count, [False] * count).difference.interval)
-            and bounds.high <= RISE_HIGH
-        )
+
+    def shows(count: int) -> bool:
+        none = [False] * count
+        bounds = Compared.of(none, none, errors).difference.interval
+        return bounds is not None and bounds.high <= RISE_HIGH
+
+    if not shows(n):
+        enough = next(count for count in range(n + 1, 10 * n + 200) if shows(count))
         raise UserError(
             f"{n} harmless prompts cannot show that not more of them are refused (upper bound "
-            f"{RISE_HIGH:.0%}), whatever is done; give at least {enough}."
+            f"{RISE_HIGH:.0%}), whatever is done; give at least {enough} to claim on."
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -10,7 +10,10 @@ from safety_neurons import defaults
 from safety_neurons.errors import UserError
 from safety_neurons.inference import Decoding
 from safety_neurons.judges import Judge
-from safety_neurons.prompts import ChatFormat, Kind, PromptSet, Split, builtin
+from safety_neurons.prompts import ChatFormat, Kind, PromptSet, Split, builtin, load_prompts
+from safety_neurons.prompts.overlap import divide_apart
+from safety_neurons.prompts.sets import prompts_of, splits_of
+from safety_neurons.storage import read_rows
 
 SHARES = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5)
 STRENGTHS = (0.5, 1.0)
@@ -94,6 +97,70 @@ class RepairPrompts:
             test_harmless=some(Kind.HARMLESS, Split.TEST, limit),
             others=None if others is None else others.limited(limit, seed=seed),
         )
+
+    @classmethod
+    def of_files(
+        cls,
+        harmful: str | None = None,
+        harmless: str | None = None,
+        borderline: str | None = None,
+        others: str | None = None,
+        *,
+        column: str = "prompt",
+        limit: int = 100,
+        seed: int = defaults.SEED,
+    ) -> RepairPrompts:
+        """The built-in prompts, with files in the place of those that are named.
+
+        Args:
+            harmful, harmless: their own splits `train`, `select` and `test` are used where they
+                have all three; else a quarter of the rows, drawn with `seed`, is fitted on, a
+                quarter chosen on, half claimed on, and near duplicates stand in one part.
+            borderline: fitted on.
+            others: claimed on.
+            limit: at most so many prompts of each kind to claim on.
+
+        Raises:
+            UserError: if a file cannot be read, or holds too few prompts.
+        """  # noqa: DOC201
+
+        def read(source: str) -> PromptSet:
+            return load_prompts(source, column=column)
+
+        chosen = cls.builtin(limit, seed, None if others is None else read(others))
+        if harmful is not None:
+            canary, select, test = _by_use(harmful, column, limit, seed)
+            chosen = replace(chosen, canary=canary, select=select, test=test)
+        if harmless is not None:
+            canary, select, test = _by_use(harmless, column, limit, seed)
+            chosen = replace(
+                chosen, canary_harmless=canary, select_harmless=select, test_harmless=test
+            )
+        if borderline is not None:
+            few = read(borderline).limited(CANARIES, seed=seed)
+            chosen = replace(chosen, canary_borderline=few)
+        return chosen
+
+
+def _by_use(
+    source: str, column: str, limit: int, seed: int
+) -> tuple[PromptSet, PromptSet, PromptSet]:
+    """To fit on, to choose on, to claim on."""
+    rows = read_rows(source)
+    if {"train", "select", "test"} <= splits_of(rows, source):
+        canary, select, test = (
+            prompts_of(rows, source, column=column, split=split)
+            for split in ("train", "select", "test")
+        )
+    else:
+        whole = prompts_of(rows, source, column=column)
+        before, test = divide_apart(whole, 1 / 2, seed=seed)
+        canary, select = divide_apart(before, 1 / 2, seed=seed)
+    return (
+        canary.limited(CANARIES, seed=seed),
+        select.limited(SELECTED, seed=seed),
+        test.limited(limit, seed=seed),
+    )
 
 
 @dataclass(frozen=True)

@@ -94,19 +94,19 @@ def repair(
     if out.exists():
         raise UserError(f"'{out}' exists already; name another folder.")
     prompts = prompts or RepairPrompts.builtin(seed=options.seed)
-    claims.require_enough(len(prompts.test_harmless))
     sides = Sides.of(aligned, candidate, trust_remote_code=options.trust_remote_code)
     name = None if options.ranking is None else [options.ranking]
     ranking = next(iter(rankings_of(run, name).values()))
     chat = options.chat or ChatFormat.of_config(run.config("find"))
     judge, progress = judges_of(options.judge).first, progress or Silent()
+    errors = errors_of(judge)
+    claims.require_enough(len(prompts.test_harmless), errors)
     # Before the models of the repair are loaded: it needs the run's own pair.
     openings = Openings.of_run(
         run, judge, chat, options.decoding, progress, dtype=options.dtype, device=options.device
     )
     models = RepairModels.load(sides, run, options, state)
     trials = Trials(models, ranking, openings, task, prompts, options, judge, chat, progress, state)
-    errors = errors_of(judge)
     record = RepairRecord(
         repaired=False,
         chosen=None,
