@@ -1,8 +1,9 @@
-"""Progress bars for long work, on the error stream, silent where nobody looks."""
+"""How far long work is, on the error stream: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 from rich.console import Console
@@ -62,3 +63,50 @@ class Bars:
 
     def note(self, message: str) -> None:
         self._console.print(message, highlight=False)
+
+
+EVERY = 30.0
+"""Seconds between two lines about one loop."""
+
+
+class Lines:
+    """Plain lines for logs: one after the first item of a loop that takes longer than `EVERY`
+    seconds, which says how long the rest takes, one every `EVERY` seconds, and one at its end.
+
+    Args:
+        write: what takes a line; by default standard error.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[str], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console = Console(stderr=True, soft_wrap=True)
+        self._write = write or self._printed
+        self._clock = clock
+
+    def track(self, items: Sequence[T], label: str, *, done: int = 0) -> Iterator[T]:
+        total, began, said = len(items) + done, self._clock(), None
+        for finished, item in enumerate(items, start=1):
+            yield item
+            now, last = self._clock(), finished == len(items)
+            left = (now - began) / finished * (len(items) - finished)
+            long = not last and max(left, now - began) > EVERY
+            if long if said is None else last or now - said >= EVERY:
+                said = now
+                rest = "done" if last else f"about {_minutes(left)} left"
+                self._write(
+                    f"{label}: {finished + done} of {total}, {_minutes(now - began)}, {rest}"
+                )
+
+    def note(self, message: str) -> None:
+        self._write(message)
+
+    def _printed(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from enum import StrEnum
 from pathlib import Path
@@ -272,7 +273,7 @@ def quiet_libraries() -> None:
 
 
 def bars() -> Progress:
-    """Progress bars on the terminal."""
-    from safety_neurons.progress import Bars
+    """Progress on standard error: bars on a terminal, lines in a log."""
+    from safety_neurons.progress import Bars, Lines
 
-    return Bars()
+    return Bars() if sys.stderr.isatty() else Lines()
