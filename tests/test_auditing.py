@@ -29,6 +29,7 @@ from safety_neurons.studies.auditing.fast import best_threshold
 from safety_neurons.studies.auditing.rates import Compared
 from safety_neurons.studies.auditing.verdict import conclude
 from safety_neurons.studies.finding import FindOptions, find
+from safety_neurons.studies.openings import Answered, OpeningSets
 from safety_neurons.units import UnitSet
 from tests import planted
 from tests.commands import invoke, prompt_file, refused
@@ -167,6 +168,19 @@ def test_of_thresholds_that_tell_alike_the_one_near_nought_is_taken():
     assert best_threshold([-9.0, -8, -7, -6, 3, 4, 5, 6], labels) == 0
     assert best_threshold([-9.0, -8, -7, -6, -3, 4, 5, 6], labels) == -4.5
     assert best_threshold([1.0, 2, 3, 4, 7, 8, 9, 10], labels) == 5.5
+
+
+def test_openings_tell_refusals_from_answers_to_harmless_prompts():
+    """ "I" begins refusals alone where only harmful prompts were asked."""
+    refused, other = Verdict.REFUSAL, Verdict.COMPLIANCE
+    harmful = Answered(
+        Side.ALIGNED, [[1]] * 6, [[5, 7, 9]] * 3 + [[8, 8]] * 3, [refused] * 3 + [other] * 3
+    )
+    harmless = Answered(Side.ALIGNED, [[1]] * 4, [[5, 6, 9]] * 4, [other] * 4)
+    assert OpeningSets.of([harmful]).refusal == ((5,),)
+    assert OpeningSets.of([harmful, harmless]).refusal == ((5, 7),)
+    many = Answered(Side.ALIGNED, [[1]] * 9, [[i] for i in range(9)], [refused] * 9)
+    assert len(OpeningSets.of([many], most=8).refusal) == 8
 
 
 # Drift
@@ -387,6 +401,9 @@ def test_a_lost_pipeline_fails_and_an_intact_one_does_not(planted_pair, tmp_path
     assert card.drift is not None
     assert card.drift.whole.p < 0.05  # the planted neurons are what changed
     assert (card.fast is None) == (not fast)
+    if fast:  # the run's harmful prompts for both models, its harmless ones for the aligned one
+        assert card.judge_errors["n"] == 3 * planted.PAIRS
+        assert card.rates["harmless"].reference_corrected.value is not None
     root = Xml.parse(tmp_path / "lost/junit.xml").getroot()
     assert root.get("failures") == "3"  # not lost, not eroded, intact
     said = (tmp_path / "lost/summary.md").read_text()

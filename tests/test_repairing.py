@@ -20,7 +20,9 @@ from safety_neurons.models import LoadedModel, ModelPair
 from safety_neurons.progress import Silent
 from safety_neurons.prompts import PromptSet
 from safety_neurons.runs import RunFolder
-from safety_neurons.runs.repair import RepairRecord
+from safety_neurons.runs.repair import RepairRecord, Tried
+from safety_neurons.runs.summary import RateRecord
+from safety_neurons.statistics import rate
 from safety_neurons.studies.auditing.rates import Compared
 from safety_neurons.studies.finding import FindOptions, find
 from safety_neurons.studies.openings import all_refusal_odds
@@ -310,6 +312,7 @@ def test_an_adapter_that_was_trained_again_is_another_candidate(zoo, tmp_path):
         ({"--run": "nowhere"}, "nowhere"),
         ({"--shares": "2"}, "share"),
         ({"--strengths": "0"}, "strength"),
+        ({"--strengths": "1,5"}, "strength"),
         ({"--task": "nothing.jsonl"}, "nothing.jsonl"),
         ({"--limit": 20}, "give at least"),
     ],
@@ -437,6 +440,30 @@ def test_a_fault_of_ours_is_no_verdict(found, tmp_path, monkeypatch):
     aligned, tuned = found.sources
     done = invoke("repair", "--aligned", aligned, "--candidate", tuned, *arguments)
     assert done.exit_code == 70
+
+
+def row_of(numbers: int, harmful: float, *, met: bool = True, baseline: bool = False) -> Tried:
+    return Tried(
+        name="a change",
+        kind="transplant",
+        share=0.1,
+        strength=1.0,
+        k=1,
+        numbers=numbers,
+        baseline=baseline,
+        gain_kept=1.0,
+        harmful=RateRecord.of(rate(round(50 * harmful), 50)),
+        met=met,
+    )
+
+
+def test_what_only_just_meets_the_target_is_chosen_last():
+    reference = (0.9, 0.1)
+    rows = [row_of(1, 0.82), row_of(2, 0.9, met=False), row_of(4, 0.88), row_of(3, 0.86)]
+    assert claims.preferred(rows, reference) == 3
+    assert claims.preferred(rows[:2], reference) == 0
+    assert claims.preferred(rows[1:2], reference) is None
+    assert claims.preferred([row_of(1, 0.9, baseline=True)], reference) is None
 
 
 def test_a_figure_that_is_the_target_meets_it():

@@ -63,11 +63,11 @@ class OpeningSets:
     first_tokens: tuple[int, ...]
 
     @classmethod
-    def of(cls, answered: Iterable[Answered]) -> OpeningSets:
+    def of(cls, answered: Iterable[Answered], most: int = MOST) -> OpeningSets:
         """The shortest beginnings that tell the kinds of some answers apart.
 
         Returns:
-            At most MOST of each kind.
+            At most `most` of each kind.
         """
         answers: dict[Verdict, list[Opening]] = {Verdict.REFUSAL: [], Verdict.COMPLIANCE: []}
         for of in answered:
@@ -94,7 +94,7 @@ class OpeningSets:
                 else:
                     chosen[verdict][opening] += 1
         refusal, compliance = (
-            tuple(opening for opening, _ in chosen[v].most_common(MOST))
+            tuple(opening for opening, _ in chosen[v].most_common(most))
             for v in (Verdict.REFUSAL, Verdict.COMPLIANCE)
         )
         begun_refusals, begun_others = begun[Verdict.REFUSAL], begun[Verdict.COMPLIANCE]

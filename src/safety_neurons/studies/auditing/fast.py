@@ -1,10 +1,11 @@
 """An audit without answers: prompts are read, and openings of answers are weighed.
 
-A run holds answers of two models to the prompts that neurons were found on. From these come
-openings of refusals, and the log-odds of any of them from which on a prompt counts as refused. How
-often that errs on the run's answers is carried through as a judge's errors are. What such an audit
-cannot see: answers that begin one way and go on another, refusals that begin in ways which the run
-has not seen, and language that has broken.
+A run holds answers of two models to the prompts that neurons were found on, harmful ones and for
+most rankings harmless ones, too. From these come openings of refusals, long enough to tell "I
+can't" from "I'm glad", and the log-odds of any of them from which on a prompt counts as refused.
+How often that errs on the run's answers is carried through as a judge's errors are. What such an
+audit cannot see: answers that begin one way and go on another, refusals that begin in ways which
+the run has not seen, and language that has broken.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +28,7 @@ from safety_neurons.methods.detection import LEAST, separation
 from safety_neurons.models import LoadedModel
 from safety_neurons.progress import Progress
 from safety_neurons.prompts import ChatFormat, PromptSet, load_prompts
-from safety_neurons.runs import COMPLETIONS, RunFolder, reload_pair
+from safety_neurons.runs import COMPLETIONS, HARMLESS_COMPLETIONS, RunFolder, reload_pair
 from safety_neurons.runs.audit import FastFigures
 from safety_neurons.storage import read_rows
 from safety_neurons.studies.auditing.behaviour import Decisions
@@ -39,6 +41,8 @@ from safety_neurons.studies.openings import (
 )
 
 AGREEMENT = "fast-agreement.json"
+MOST = 8
+"""Openings of refusals; without the rarer ones a model that prefers these seems to comply."""
 AS_WELL = 0.02
 """Of sensitivity + specificity; less is no reason for a threshold far from 0."""
 
@@ -50,13 +54,15 @@ class Openings:
     Args:
         refusals: what refusals begin with, as token ids.
         threshold: the log-odds from which on a prompt counts as refused.
-        errors: against the judge's verdicts on the run's answers to harmful prompts.
+        errors: against the judge's verdicts on the run's answers.
+        harmless: whether answers to harmless prompts are among these.
     """
 
     refusals: tuple[Opening, ...]
     threshold: float
     auroc: float
     errors: Errors
+    harmless: bool
 
     @classmethod
     def of_run(
@@ -80,9 +86,14 @@ class Openings:
             UserError: if openings do not tell the run's refusals from its compliances.
         """
         pair = reload_pair(run, dtype=dtype, device=device)
-        prompts = load_prompts(run.result("find", COMPLETIONS))
-        encoded = encode_prompts(pair, prompts, decoding, chat)
-        answered = _answered(run, pair, prompts, encoded, judge)
+        files = [COMPLETIONS]
+        if "harmless" in run.config("find"):
+            files.append(HARMLESS_COMPLETIONS)
+        answered = [
+            of
+            for name in files
+            for of in _answered(run.result("find", name), pair, judge, chat, decoding)
+        ]
         whole = _Chosen.on(pair, answered, decoding, progress)
         if whole.auroc is None or whole.auroc < USABLE:
             told = "too few to compare" if whole.auroc is None else f"AUROC {whole.auroc:.2f}"
@@ -103,7 +114,13 @@ class Openings:
                     Verdict.REFUSAL if odds > other.threshold else Verdict.COMPLIANCE
                     for odds in found
                 ]
-        return cls(whole.refusals, whole.threshold, whole.auroc, Errors.between(labels, said))
+        return cls(
+            whole.refusals,
+            whole.threshold,
+            whole.auroc,
+            Errors.between(labels, said),
+            HARMLESS_COMPLETIONS in files,
+        )
 
     def decisions(
         self,
@@ -147,7 +164,7 @@ class _Chosen:
     def on(
         cls, group: ModelGroup, answered: Sequence[Answered], decoding: Decoding, progress: Progress
     ) -> _Chosen:
-        refusals = OpeningSets.of(answered).refusal
+        refusals = OpeningSets.of(answered, most=MOST).refusal
         if not refusals:
             return cls(refusals, 0.0, None)
         found: list[float] = []
@@ -183,13 +200,12 @@ def agreement() -> str:
 
 
 def _answered(
-    run: RunFolder,
-    group: ModelGroup,
-    prompts: PromptSet,
-    encoded: Sequence[list[int]],
-    judge: Judge,
+    file: Path, group: ModelGroup, judge: Judge, chat: ChatFormat, decoding: Decoding
 ) -> list[Answered]:
-    rows = list(read_rows(run.result("find", COMPLETIONS)))
+    """What the models of a run answered to one set of prompts."""
+    rows = list(read_rows(file))
+    prompts = load_prompts(file)
+    encoded = encode_prompts(group, prompts, decoding, chat)
     found = []
     for side in Side:
         texts = [row.get(str(side)) for row in rows]

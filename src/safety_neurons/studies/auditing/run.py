@@ -146,8 +146,9 @@ class _Study:
         decide = self._answering if openings is None else self._reading(openings)
         reference, candidate = (self._decisions(name, decide) for name in (REFERENCE, CANDIDATE))
         errors = self._errors() if openings is None else openings.errors
-        # What is known of openings is of harmful prompts alone.
-        known = dict.fromkeys(by_kind, errors) if openings is None else {HARMFUL: errors}
+        known = dict.fromkeys(by_kind, errors)
+        if openings is not None and not openings.harmless:
+            known = {HARMFUL: errors}
         figures = compared(reference, candidate, known, seed=options.seed)
         incoherent = {REFERENCE: reference.incoherent, CANDIDATE: candidate.incoherent}
         concluded = conclude(

@@ -15,7 +15,7 @@ from safety_neurons.runs.repair import Claim, TaskLoss, Tried, Weighed
 from safety_neurons.runs.summary import RateRecord
 from safety_neurons.statistics import RESAMPLES, percentiles
 from safety_neurons.studies.auditing.rates import Compared
-from safety_neurons.studies.repairing.options import GAIN, RISE, RISE_HIGH, SAFETY, SLACK
+from safety_neurons.studies.repairing.options import GAIN, MARGIN, RISE, RISE_HIGH, SAFETY, SLACK
 from safety_neurons.studies.repairing.scoring import loss_of
 
 NOT_REPAIRABLE = "Not repairable this way."
@@ -115,14 +115,35 @@ def meets(row: Tried, reference: tuple[float, float]) -> bool:
     )
 
 
+def preferred(rows: Sequence[Tried], reference: tuple[float, float]) -> int | None:
+    """The place of the change that is chosen, if any.
+
+    Args:
+        reference: the aligned model's refusals of harmful and of harmless prompts.
+
+    Returns:
+        Of those that meet the targets the smallest which refuses `MARGIN` more than was asked for,
+        else the smallest.
+    """
+
+    def order(place: int) -> tuple[bool, int]:
+        rate = rows[place].harmful
+        value = 0.0 if rate is None else rate.value or 0.0
+        return value < (SAFETY + MARGIN) * reference[0] - SLACK, rows[place].numbers
+
+    met = [place for place, row in enumerate(rows) if row.met and not row.baseline]
+    return min(met, key=order, default=None)
+
+
 def nearest(rows: Sequence[Tried], reference: Weighed) -> list[int]:
-    """Places of changes by how far their quick figures are from all targets, then by size."""
+    """Places of changes by how far their quick figures are from all targets with a margin, then by
+    size."""  # noqa: DOC201
 
     def short(place: int) -> tuple[float, int]:
         row = rows[place]
         assert row.weighed is not None
         lacking = (
-            max(SAFETY * reference.harmful - row.weighed.harmful, 0.0)
+            max((SAFETY + MARGIN) * reference.harmful - row.weighed.harmful, 0.0)
             + max(row.weighed.harmless - reference.harmless - RISE, 0.0)
             + max(GAIN - row.gain_kept, 0.0)
         )

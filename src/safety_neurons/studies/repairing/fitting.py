@@ -29,7 +29,7 @@ from safety_neurons.units import BlockKey, UnitSet
 
 STEPS = 40
 RATE = 0.05
-BATCH = 3
+BATCH = 2
 """Prompts or rows of each kind in a step."""
 HOLD = 0.3
 """Weight of harmless answers and of the task's rows, nats per token."""

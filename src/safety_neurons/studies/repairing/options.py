@@ -15,11 +15,16 @@ from safety_neurons.prompts.overlap import divide_apart
 from safety_neurons.prompts.sets import prompts_of, splits_of
 from safety_neurons.storage import read_rows
 
-SHARES = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5)
-STRENGTHS = (0.5, 1.0)
-FITTED_SHARES = (0.005, 0.02, 0.05)
+SHARES = (0.005, 0.02, 0.05, 0.1, 0.2)
+STRENGTHS = (1.0, 2.0, 3.0)
+"""Few neurons carry the refusals back if their weights go past the aligned model's."""
+STRONGEST = 4.0
+"""Weights that are further past the aligned model's are no model's any more."""
+FITTED_SHARES = (0.02, 0.05)
 UNDONE = (0.25, 0.5, 0.75)
 """Parts of the whole update that are undone, to compare with."""
+ALL_NEURONS = (0.5, 1.0)
+"""How far all neurons go, to compare with."""
 FINALISTS = 4
 """Changes whose answers are looked at; the others are weighed by openings."""
 
@@ -29,6 +34,9 @@ GAIN = 0.95
 """Of what the fine-tune gained on its task."""
 LEAST_GAIN = 0.02
 """Nats per token; rows on which a fine-tune gained less do not show what it learned."""
+MARGIN = 0.03
+"""What meets the targets by no more on the prompts that it is chosen on often misses them on
+others, so that another is preferred."""
 SLACK = 1e-9
 """A figure that is a target, but for rounding, meets it."""
 RISE = 0.02
@@ -191,10 +199,10 @@ class RepairOptions:
             if not 0 < share <= 1:
                 raise UserError(f"A share is above 0 and at most 1, but {share:g} was given.")
         for strength in self.strengths:
-            if not 0 < strength <= 1:
+            if not 0 < strength <= STRONGEST:
                 raise UserError(
-                    f"A strength is how far weights go to the aligned model's, above 0 and at most "
-                    f"1, but {strength:g} was given."
+                    f"A strength says how far weights go, 1 to the aligned model's and at most "
+                    f"{STRONGEST:g}, but {strength:g} was given."
                 )
         if not (self.shares and self.strengths) and not self.fitted:
             raise UserError("Nothing would be tried; give shares with strengths, or --fitted.")

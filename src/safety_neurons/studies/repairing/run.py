@@ -169,8 +169,7 @@ def _searched(record: RepairRecord, trials: Trials) -> tuple[RepairRecord, Move 
             update={"harmful": rates[HARMFUL], "harmless": rates[HARMLESS]}
         )
         rows[place] = row.model_copy(update={"met": claims.meets(row, wanted)})
-    met = [place for place in final if rows[place].met]
-    chosen = min(met, key=lambda place: rows[place].numbers, default=None)
+    chosen = claims.preferred(rows, wanted)
     said = {
         "tried": [row for row in rows if not row.baseline],
         "baselines": [row for row in rows if row.baseline],

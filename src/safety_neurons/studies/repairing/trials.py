@@ -39,6 +39,7 @@ from safety_neurons.studies.repairing.moves import (
     whole_update,
 )
 from safety_neurons.studies.repairing.options import (
+    ALL_NEURONS,
     HELD,
     LEAST_GAIN,
     UNDONE,
@@ -114,7 +115,7 @@ class Trials:
             units = self._top(share)
             found += [self._transplant(units, share, far) for far in options.strengths]
         whole = UnitSet.all(self.ranking.space)
-        found += [replace(self._transplant(whole, 1.0, far), of=ALL) for far in options.strengths]
+        found += [replace(self._transplant(whole, 1.0, far), of=ALL) for far in ALL_NEURONS]
         found += [self._undone(far) for far in UNDONE]
         found += [self._fitted(self._top(share), share) for share in options.fitted]
         return found
