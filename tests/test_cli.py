@@ -12,7 +12,9 @@ import torch
 import typer
 from safetensors import SafetensorError
 
+from safety_neurons.cli import options
 from safety_neurons.cli.errors import explained
+from safety_neurons.errors import UserError
 from tests.commands import WORDS, Interrupting, invoke, refused, replaced
 from tests.tiny import LAYERS, random_model, save, tokenizer
 
@@ -222,7 +224,9 @@ def test_wrong_options(find_arguments, validate_arguments, tmp_path):
     refused(invoke(*find_arguments, "--dtype", "int3", "--out", run), "bfloat16")
     assert invoke(*find_arguments, "--out", run).exit_code == 0
     refused(invoke("validate", run, *replaced(validate_arguments, "--shares", "1.5")), "1.5")
-    refused(invoke("validate", run, *replaced(validate_arguments, "--shares", "5%")), "fractions")
+    refused(invoke("validate", run, *replaced(validate_arguments, "--shares", "5 pc")), "5%")
+    refused(invoke("validate", run, *replaced(validate_arguments, "--shares", "150%")), "1.5")
+    refused(invoke("save-set", run, "--share", "5 pc", "--out", tmp_path / "set"), "5%")
     refused(invoke("validate", tmp_path), "no run folder")
     refused(invoke("report", tmp_path / "nowhere"), "no run folder")
     refused(
@@ -231,6 +235,43 @@ def test_wrong_options(find_arguments, validate_arguments, tmp_path):
         "--out",
     )
     assert invoke(*find_arguments, "--out", run).exit_code == 0
+
+
+def test_shares_are_fractions_or_per_cent():
+    assert options.parse_numbers("0.05, 5%,0.7%,12.5 %,1e-3", "shares") == (
+        *(0.05, 0.05, 0.007, 0.125, 0.001),
+    )
+    assert options.parse_share("5%") == options.parse_share("0.05") == 0.05
+    assert options.parse_numbers("", "shares") == ()
+    for wrong in ("%", "5%5", "five%", "5%%", "0.1;0.2"):
+        with pytest.raises(UserError, match="such as"):
+            options.parse_numbers(wrong, "shares")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        *(("fp32", "float32"), ("F16", "float16"), ("bf16", "bfloat16"), ("half", "float16")),
+        *(("torch.bfloat16", "bfloat16"), ("double", "float64"), ("auto", "auto")),
+    ],
+)
+def test_short_names_of_precisions(find_arguments, given, meant, monkeypatch, tmp_path):
+    seen = []
+
+    def stop(name, device):
+        seen.append(name)
+        raise UserError("far enough")
+
+    monkeypatch.setattr(options, "dtype_of", stop)
+    refused(invoke(*find_arguments, "--dtype", given, "--out", tmp_path), "far enough")
+    assert seen == [meant]
+
+
+def test_h_is_help():
+    for command in ((), ("run",), ("save-set",)):
+        done = invoke(*command, "-h")
+        assert done.exit_code == 0
+        assert "--help" in done.output
 
 
 def test_testing_on_what_was_found_on_is_refused(

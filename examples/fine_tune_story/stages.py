@@ -11,8 +11,8 @@ from examples.fine_tune_story.tasks import KEPT, TASKS
 from safety_neurons.runs import RunFolder
 
 ALIGNED, UNALIGNED = "embedded:aligned", "embedded:unaligned"
-TOKENS = ("--max-new-tokens", "24")
-"""A refusal says so in its first words; longer answers double the time."""
+TOKENS = ("--max-new-tokens", "24", "--batch-size", "100")
+"""A refusal says so in its first words; longer answers double the time, small batches, too."""
 REPAIRED = ("sure", "bold")
 """Whose last step is repaired."""
 SEEDS = range(5)

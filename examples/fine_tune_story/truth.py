@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--answers", type=Path, required=True, help="where answers are kept")
     asked = parser.parse_args(arguments)
     model = LoadedModel.load(asked.model)
-    decoding = Decoding(TOKENS)
+    decoding = Decoding(TOKENS, 100)
     evaluator = Evaluator(model, PhraseList(), decoding, ChatFormat(), asked.answers, Silent())
     prompts = other_prompts()
     judged = evaluator.judged(prompts, Setting(ALONE), "Truth")

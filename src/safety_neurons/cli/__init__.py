@@ -33,7 +33,7 @@ app = typer.Typer(
     help="Find the MLP neurons behind a language model's refusals, prove it by patching, "
     "and look at the report.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 for module in (

@@ -36,7 +36,12 @@ def command(
         typer.Option(help="With --transplant the model that is changed; with --set the only one."),
     ] = None,
     share: Annotated[
-        float | None, typer.Option(help="Of a run: the fraction of all neurons that is changed.")
+        float | None,
+        typer.Option(
+            parser=o.parse_share,
+            metavar="FRACTION",
+            help="Of a run: the fraction of all neurons that is changed.",
+        ),
     ] = None,
     ranking: Annotated[
         str | None, typer.Option(help="By default the run's primary ranking.")

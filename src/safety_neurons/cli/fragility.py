@@ -40,7 +40,12 @@ def command(
         str | None, typer.Option(help="What the neurons are multiplied by, with commas.")
     ] = None,
     share: Annotated[
-        float | None, typer.Option(help="The fraction that is multiplied; else the chosen one.")
+        float | None,
+        typer.Option(
+            parser=o.parse_share,
+            metavar="FRACTION",
+            help="The fraction that is multiplied; else the chosen one.",
+        ),
     ] = None,
     singles: Annotated[
         int | None, typer.Option(help="Neurons that are removed one by one.", min=0)

@@ -15,7 +15,12 @@ from safety_neurons.cli.errors import explained
 @explained
 def command(
     run: o.Run,
-    share: Annotated[float, typer.Option(help="The fraction of all neurons to patch.")],
+    share: Annotated[
+        float,
+        typer.Option(
+            parser=o.parse_share, metavar="FRACTION", help="The fraction of all neurons to patch."
+        ),
+    ],
     prompts: Annotated[str, typer.Option(help="A .jsonl, .csv or .parquet file of prompts.")],
     out: o.Out,
     ranking: Annotated[

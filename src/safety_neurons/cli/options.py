@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,7 +68,33 @@ class SideName(StrEnum):
 
 
 AUTO, FLOAT32 = DTypeName.AUTO, DTypeName.FLOAT32
-DType = Annotated[DTypeName, typer.Option(help="Of the weights; auto: what the processor has.")]
+_SHORT = {"fp": "float", "f": "float", "bf": "bfloat"}
+
+
+def _parse_dtype(text: str) -> DTypeName:
+    """A precision by its name, or as it is often called: bf16, fp32, torch.float16, half."""
+    name = text.strip().lower().removeprefix("torch.")
+    name = {"half": "float16", "single": "float32", "float": "float32", "double": "float64"}.get(
+        name, name
+    )
+    letters = name.rstrip("0123456789")
+    bits = name[len(letters) :]
+    try:
+        return DTypeName(_SHORT.get(letters, letters) + bits)
+    except ValueError:
+        raise typer.BadParameter(
+            f"'{text}' is no precision; give {', '.join(DTypeName)} (or fp32, bf16, fp16, fp64)."
+        ) from None
+
+
+DType = Annotated[
+    DTypeName,
+    typer.Option(
+        parser=_parse_dtype,
+        metavar=f"[{'|'.join(DTypeName)}]",
+        help="Of the weights; auto: what the processor has.",
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; by default the best.")]
 BatchSize = Annotated[int, typer.Option(help="Prompts that run together.", min=1)]
 TrustRemoteCode = Annotated[
@@ -130,7 +157,7 @@ CalibrationFile = Annotated[
     typer.Option("--calibration", help="What calibrate-judge wrote on the first judge."),
 ]
 Shares = Annotated[
-    str, typer.Option(help="Fractions of all neurons to patch, with commas between them.")
+    str, typer.Option(help="Fractions of all neurons to patch, with commas: 0.01,0.05 or 1%,5%.")
 ]
 Strengths = Annotated[
     str,
@@ -178,13 +205,33 @@ def dtype_of(name: DTypeName, device: str | None) -> torch.dtype:
 
 
 def parse_numbers(text: str, what: str) -> tuple[float, ...]:
-    """Numbers with commas between them; none for an empty text."""
+    """Numbers with commas between them, 0.05 or 5%; none for an empty text."""
     try:
-        return tuple(float(part) for part in text.split(",")) if text else ()
+        return tuple(_parse_number(part) for part in text.split(",")) if text else ()
     except ValueError:
         raise UserError(
-            f"'{text}' is no list of {what}; write fractions with commas, such as 0.01,0.05."
+            f"'{text}' is no list of {what}; write numbers with commas, such as 0.01,0.05 or 1%,5%."
         ) from None
+
+
+def _parse_number(text: str) -> float:
+    number, percent, rest = text.partition("%")
+    if rest.strip():
+        raise ValueError(text)
+    if not percent:
+        return float(number)
+    try:  # by its digits, so that 0.7% is 0.007 and no neighbour of it
+        return float(Decimal(number.strip()).scaleb(-2))
+    except InvalidOperation:
+        raise ValueError(text) from None
+
+
+def parse_share(text: str) -> float:
+    """A fraction, 0.05 or 5%."""
+    try:
+        return _parse_number(text)
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is no fraction; write 0.05 or 5%.") from None
 
 
 def parse_counts(text: str, what: str) -> tuple[int, ...]:

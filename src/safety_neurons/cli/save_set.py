@@ -15,7 +15,12 @@ from safety_neurons.cli.errors import explained
 @explained
 def command(
     run: o.Run,
-    share: Annotated[float, typer.Option(help="The fraction of all neurons to save.")],
+    share: Annotated[
+        float,
+        typer.Option(
+            parser=o.parse_share, metavar="FRACTION", help="The fraction of all neurons to save."
+        ),
+    ],
     out: o.Out,
     ranking: Annotated[
         str | None, typer.Option(help="By default the run's primary ranking.")
