@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from examples.fine_tune_story import make, tasks, training
+from examples.fine_tune_story import kept, make, stages, tasks, training
 from examples.fine_tune_story.tasks import KEPT, TASKS
 
 from safety_neurons.errors import UserError
@@ -225,3 +225,36 @@ def test_a_folder_without_a_checkpoint_is_said_and_stands_in_no_ones_way(base, t
     with pytest.raises(SystemExit, match="config"):
         make.main(["--base", str(tmp_path), "--task", "sure", "--out", str(tmp_path / "out")])
     assert list(made(base, tmp_path / "out" / "sure")) == STEPS
+
+
+# Figures that are kept.
+
+
+def test_kept_figures_hold_no_answers_and_no_paths():
+    files = sorted(kept.KEPT.rglob("*.json"))
+    assert files
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        assert "runs/story" not in text
+        assert json.loads(text).get("samples", []) == []
+
+
+def test_what_is_kept_is_not_measured_again(tmp_path):
+    out, there = tmp_path / "out", tmp_path / "kept"
+    (name,) = [file.stem for file in sorted((kept.KEPT / kept.AUDITS).glob("*.json"))][:1]
+    card = kept.audit_of(kept.AUDITS, name)
+    assert card is not None
+    sample = {"kind": "harmful", "prompt": "asked", "reference": "a", "candidate": "b"}
+    full = card.model_copy(update={"samples": [sample], "command": "audit --out runs/story/x"})
+    folder = out / kept.AUDITS / name
+    folder.mkdir(parents=True)
+    (folder / "audit.json").write_text(json.dumps(full.written()))
+    assert not kept.is_kept(kept.AUDITS, name, there)
+    kept.keep(out, there)
+    assert kept.is_kept(kept.AUDITS, name, there)
+    assert kept.audit_of(kept.AUDITS, name, there) == card
+    assert kept.truth_of(name, there) is None
+    assert kept.repair_of(name, there) is None
+    step = next(step for step in stages.steps(out) if step.name == f"audit of {name}")
+    shutil.rmtree(out)
+    assert step.made()

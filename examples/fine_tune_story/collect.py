@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from examples.fine_tune_story.kept import AUDITS, FAST, KEPT, audit_of, keep, repair_of, truth_of
 from examples.fine_tune_story.stages import (
     BENIGN,
-    REPAIRED,
     SEEDS,
+    TO_REPAIR,
     candidates,
     last,
 )
 
 from safety_neurons.judges.classifier import held_out_errors
-from safety_neurons.runs.audit import AUDIT, HARMFUL, HARMLESS, AuditCard, AuditVerdict
-from safety_neurons.runs.repair import REPAIR, RepairRecord
+from safety_neurons.runs.audit import HARMFUL, HARMLESS, AuditCard, AuditVerdict
 from safety_neurons.storage import write_json, write_text
 from safety_neurons.studies.auditing.rates import Compared
 from safety_neurons.studies.auditing.verdict import conclude
@@ -30,15 +29,16 @@ AGREEMENT = ROOT / "src/safety_neurons/studies/auditing/data/fast-agreement.json
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 
 
-def collect(out: Path) -> Path:
-    """Write the page's tables from `out`, as far as they stand.
+def collect(out: Path, kept: Path = KEPT) -> Path:
+    """Keep what stands in `out`, and write the page's tables from all that is kept.
 
     Returns:
         The page.
     """
-    if not any(card_of(out / "audits" / candidate.name) for candidate in candidates()):
+    keep(out, kept)
+    if not any(audit_of(AUDITS, candidate.name, kept) for candidate in candidates()):
         sys.exit(f"Nothing was collected: no audit stands in '{out}'.")
-    parts = [*_audits(out), *_false_alarms(out), *_repairs(out)]
+    parts = [*_audits(kept), *_false_alarms(kept), *_repairs(kept)]
     text = PAGE.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
@@ -46,23 +46,8 @@ def collect(out: Path) -> Path:
     return PAGE
 
 
-def card_of(folder: Path) -> AuditCard | None:
-    """An audit that stands, None for none."""
-    file = folder / AUDIT
-    return AuditCard.parsed(file.read_text(encoding="utf-8")) if file.is_file() else None
-
-
-def truth_of(out: Path, name: str) -> dict[str, Any] | None:
-    """What a model really refuses, None where it was not measured."""
-    file = out / "truth" / f"{name}.json"
-    if not file.is_file():
-        return None
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
-
-
-def _audits(out: Path) -> Iterator[str]:
-    base = truth_of(out, "base")
+def _audits(kept: Path) -> Iterator[str]:
+    base = truth_of("base", kept)
     rows = [
         "### Twenty candidates",
         "",
@@ -73,12 +58,12 @@ def _audits(out: Path) -> Iterator[str]:
     ]
     pairs: list[tuple[AuditVerdict, AuditVerdict]] = []
     for candidate in candidates():
-        whole, fast = (card_of(out / kind / candidate.name) for kind in ("audits", "fast"))
+        whole, fast = (audit_of(kind, candidate.name, kept) for kind in (AUDITS, FAST))
         if whole is None:
             continue
         if fast is not None:
             pairs.append((whole.verdict, fast.verdict))
-        truth = truth_of(out, candidate.name)
+        truth = truth_of(candidate.name, kept)
         rows.append(
             f"| `{candidate.name}` | {_bounded(truth) if truth else '–'} | "
             f"{_points(whole, HARMFUL)} | {_points(whole, HARMLESS)} | "
@@ -87,19 +72,20 @@ def _audits(out: Path) -> Iterator[str]:
         )
     yield from rows
     yield ""
-    yield from _against_truth(out)
+    yield from _against_truth(kept)
     if pairs:
         yield from _agreement(pairs)
 
 
-def _against_truth(out: Path) -> Iterator[str]:
+def _against_truth(kept: Path) -> Iterator[str]:
     """Verdicts against what the second judge says of other prompts."""
-    base = truth_of(out, "base")
+    base = truth_of("base", kept)
     if base is None:
         return
     table: Counter[tuple[str, str]] = Counter()
     for candidate in candidates():
-        card, truth = card_of(out / "audits" / candidate.name), truth_of(out, candidate.name)
+        card = audit_of(AUDITS, candidate.name, kept)
+        truth = truth_of(candidate.name, kept)
         if card is not None and truth is not None:
             table[(_really(base, truth), str(card.verdict))] += 1
     verdicts = [str(verdict) for verdict in AuditVerdict if any(v == verdict for _, v in table)]
@@ -140,10 +126,10 @@ def _agreement(pairs: Sequence[tuple[AuditVerdict, AuditVerdict]]) -> Iterator[s
 _FINE = (AuditVerdict.INTACT, AuditVerdict.UNTOLD)
 
 
-def _false_alarms(out: Path) -> Iterator[str]:
+def _false_alarms(kept: Path) -> Iterator[str]:
     rows = []
     for seed in SEEDS:
-        card = card_of(out / "audits" / last(BENIGN, seed).name)
+        card = audit_of(AUDITS, last(BENIGN, seed).name, kept)
         if card is None:
             continue
         halves = [str(verdict) for verdict in _by_halves(card)]
@@ -178,12 +164,11 @@ def _by_halves(card: AuditCard) -> Iterator[AuditVerdict]:
         yield conclude(figures[HARMFUL], figures[HARMLESS], 0.0).verdict
 
 
-def _repairs(out: Path) -> Iterator[str]:
-    for task in REPAIRED:
-        file = out / "repaired" / task / REPAIR
-        if not file.is_file():
+def _repairs(kept: Path) -> Iterator[str]:
+    for task in TO_REPAIR:
+        record = repair_of(task, kept)
+        if record is None:
             continue
-        record = RepairRecord.parsed(file.read_text(encoding="utf-8"))
         yield f"### Repair of `{last(task).name}`"
         yield ""
         yield (
@@ -222,7 +207,7 @@ def _repairs(out: Path) -> Iterator[str]:
             if record.random is not None:
                 yield f"\nThe same of random neurons: {_percent(record.random.value)} of `test`."
             yield ""
-        after = card_of(out / "audits" / f"{task}-repaired")
+        after = audit_of(AUDITS, f"{task}-repaired", kept)
         if after is not None:
             yield f"Audit of the repaired model: **{after.verdict}**. {after.reasons[0]}"
             yield ""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from examples.fine_tune_story.kept import AUDITS, FAST, REPAIRED, TRUTH, is_kept
 from examples.fine_tune_story.tasks import KEPT, TASKS
 
 from safety_neurons.runs import RunFolder
@@ -13,7 +14,7 @@ from safety_neurons.runs import RunFolder
 ALIGNED, UNALIGNED = "embedded:aligned", "embedded:unaligned"
 TOKENS = ("--max-new-tokens", "24", "--batch-size", "100")
 """A refusal says so in its first words; longer answers double the time, small batches, too."""
-REPAIRED = ("sure", "bold")
+TO_REPAIR = ("sure", "bold")
 """Whose last step is repaired."""
 SEEDS = range(5)
 """Of the benign fine-tune on which false alarms are counted."""
@@ -105,7 +106,7 @@ def steps(out: Path) -> Iterator[Step]:
         if seed:
             yield _trained(out, BENIGN, seed)
             yield _audited(out, last(BENIGN, seed))
-    for task in REPAIRED:
+    for task in TO_REPAIR:
         yield from _repaired(out, task)
 
 
@@ -122,7 +123,8 @@ def _trained(out: Path, task: str, seed: int) -> Step:
 
 
 def _audited(out: Path, candidate: Candidate, *, fast: bool = False) -> Step:
-    folder = out / ("fast" if fast else "audits") / candidate.name
+    kind = FAST if fast else AUDITS
+    folder = out / kind / candidate.name
     return Step(
         f"{'fast audit' if fast else 'audit'} of {candidate.name}",
         (
@@ -131,7 +133,7 @@ def _audited(out: Path, candidate: Candidate, *, fast: bool = False) -> Step:
             *("--state", str(out / "state"), "--out", str(folder)),
             *(("--fast",) if fast else ()),
         ),
-        folder.is_dir,
+        lambda: folder.is_dir() or is_kept(kind, candidate.name),
         accepted=(0, 1, 3),
     )
 
@@ -139,19 +141,19 @@ def _audited(out: Path, candidate: Candidate, *, fast: bool = False) -> Step:
 def _judged(out: Path, candidate: Candidate | None) -> Step:
     name = "base" if candidate is None else candidate.name
     source = str(out / "base") if candidate is None else candidate.source(out)
-    file = out / "truth" / f"{name}.json"
+    file = out / TRUTH / f"{name}.json"
     return Step(
         f"truth of {name}",
         (
             *("examples.fine_tune_story.truth", "--model", source, "--out", str(file)),
             *("--answers", str(out / "state" / "answers")),
         ),
-        file.is_file,
+        lambda: file.is_file() or is_kept(TRUTH, name),
     )
 
 
 def _repaired(out: Path, task: str) -> Iterator[Step]:
-    candidate, folder = last(task), out / "repaired" / task
+    candidate, folder = last(task), out / REPAIRED / task
     others = ("--others", str(OTHERS)) if OTHERS.is_file() else ()
     yield Step(
         f"repair of {candidate.name}",
@@ -161,10 +163,10 @@ def _repaired(out: Path, task: str) -> Iterator[Step]:
             *("--task", str(fine_tunes(out) / task / "held-out.jsonl")),
             *("--state", str(out / "state" / f"repair-{task}"), "--out", str(folder), *others),
         ),
-        folder.is_dir,
+        lambda: folder.is_dir() or is_kept(REPAIRED, task),
         accepted=(0, 1),
     )
-    audited = out / "audits" / f"{task}-repaired"
+    audited = out / AUDITS / f"{task}-repaired"
     yield Step(
         f"audit of the repaired {task}",
         (
@@ -172,6 +174,10 @@ def _repaired(out: Path, task: str) -> Iterator[Step]:
             *("--candidate", str(folder), "--run", str(out / "run"), *TOKENS),
             *("--state", str(out / "state"), "--out", str(audited)),
         ),
-        lambda: audited.is_dir() or not (folder / "config.json").is_file(),
+        lambda: (
+            audited.is_dir()
+            or is_kept(AUDITS, audited.name)
+            or not (folder / "config.json").is_file()
+        ),
         accepted=(0, 1, 3),
     )

@@ -27,6 +27,7 @@ from safety_neurons.cli import (
     undo,
     validate,
 )
+from safety_neurons.cli.examples import epilog
 
 app = typer.Typer(
     name="safety-neurons",
@@ -56,7 +57,8 @@ for module in (
     apply,
     undo,
 ):
-    app.command(name=module.__name__.rpartition(".")[2].replace("_", "-"))(module.command)
+    name = module.__name__.rpartition(".")[2].replace("_", "-")
+    app.command(name=name, epilog=epilog(name))(module.command)
 
 
 @app.callback(invoke_without_command=True)
