@@ -12,13 +12,18 @@ from typing import Any
 from evidence.pairs import PAIRS
 from evidence.stages import PRIMARY
 from safety_neurons.report.curve import standalone_curve
+from safety_neurons.report.refusals import rate_bars
+from safety_neurons.report.standalone import standalone
 from safety_neurons.runs import RunFolder, StabilityCard, Summary, read_stability, read_summary
 from safety_neurons.runs.summary import CurvePoint
+from safety_neurons.statistics import rate
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, FOLDER = DOCS / "evidence.md", DOCS / "evidence"
 _BEGIN, _END = "<!-- tables: begin -->", "<!-- tables: end -->"
 _PARTS = ("confirm", "others")
+SHOWN = "lora"
+"""The pair that `run` is of, which the README shows."""
 
 
 def collect(out: Path) -> Path:
@@ -51,8 +56,26 @@ def collect(out: Path) -> Path:
     file.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for name, summary in summaries.items():
         (FOLDER / f"{name}.svg").write_text(standalone_curve(summary, "neurons"), encoding="utf-8")
+    if SHOWN in summaries:
+        (FOLDER / "four-bars.svg").write_text(four_bars(summaries[SHOWN]), encoding="utf-8")
     _fill_in("\n".join(_tables(summaries, parts, cards)))
     return file
+
+
+def four_bars(summary: Summary) -> str:
+    """Refusals of the harmful test prompts by who answered: the picture of the README, as SVG.
+
+    The random set is the one of all drawn that carries most.
+    """  # noqa: DOC201
+    chosen = summary.chosen
+    assert chosen is not None
+    (point,) = (p for p in summary.curve_of(chosen.ranking, "test") if p.share == chosen.share)
+    ends = [of.details["refusal_rate"] for of in (summary.unaligned, summary.aligned)]
+    low, high = (end.value or 0.0 for end in ends)
+    random = low + (point.control_max or 0.0) * (high - low)
+    values = {"unaligned": low, "random": random, "patched": point.refusal_rate, "aligned": high}
+    rates = {who: rate(round((value or 0.0) * point.n), point.n) for who, value in values.items()}
+    return standalone(rate_bars(rates, "neurons").wide)
 
 
 def _validated(folder: Path) -> RunFolder | None:

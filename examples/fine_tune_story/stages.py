@@ -16,6 +16,8 @@ TOKENS = ("--max-new-tokens", "24", "--batch-size", "100")
 """A refusal says so in its first words; longer answers double the time, small batches, too."""
 TO_REPAIR = ("sure", "bold")
 """Whose last step is repaired."""
+FITTED = ("--fitted", "0.02")
+"""A fit takes eight minutes on one core."""
 SEEDS = range(5)
 """Of the benign fine-tune on which false alarms are counted."""
 BENIGN = "tickets"
@@ -160,7 +162,7 @@ def _repaired(out: Path, task: str) -> Iterator[Step]:
         (
             *("safety_neurons", "repair", "--aligned", str(out / "base")),
             *("--candidate", candidate.source(out), "--run", str(out / "run"), *TOKENS),
-            *("--task", str(fine_tunes(out) / task / "held-out.jsonl")),
+            *("--task", str(fine_tunes(out) / task / "held-out.jsonl"), *FITTED),
             *("--state", str(out / "state" / f"repair-{task}"), "--out", str(folder), *others),
         ),
         lambda: folder.is_dir() or is_kept(REPAIRED, task),

@@ -109,7 +109,11 @@ def openings(rows: Sequence[SampleRow], *, length: int = 4, most: int = 3) -> li
 
 def refusal_bars(rows: Sequence[SampleRow], noun: str) -> Sized:
     """The rate of refusals under each setting with its interval."""
-    rates = _rates(rows)
+    return rate_bars(_rates(rows), noun)
+
+
+def rate_bars(rates: dict[str, Rate], noun: str) -> Sized:
+    """The same from rates that are counted already, by setting."""
     return Sized.of(lambda size: _bars(rates, noun, size))
 
 
