@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 
 import pyarrow.parquet as parquet
 import pytest
@@ -12,8 +13,9 @@ import torch
 import typer
 from safetensors import SafetensorError
 
-from safety_neurons.cli import options
+from safety_neurons.cli import app, options
 from safety_neurons.cli.errors import explained
+from safety_neurons.cli.examples import EXAMPLES
 from safety_neurons.errors import UserError
 from tests.commands import WORDS, Interrupting, invoke, refused, replaced
 from tests.tiny import LAYERS, random_model, save, tokenizer
@@ -265,6 +267,36 @@ def test_short_names_of_precisions(find_arguments, given, meant, monkeypatch, tm
     monkeypatch.setattr(options, "dtype_of", stop)
     refused(invoke(*find_arguments, "--dtype", given, "--out", tmp_path), "far enough")
     assert seen == [meant]
+
+
+def test_a_report_opens_in_the_browser_where_there_is_one(
+    find_arguments, validate_arguments, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    assert invoke(*find_arguments, "--out", run).exit_code == 0
+    assert invoke("validate", run, *validate_arguments).exit_code == 0
+    opened = []
+    monkeypatch.setattr("webbrowser.open", lambda address: bool(opened.append(address)))
+    assert invoke("report", run).exit_code == 0
+    assert not opened
+    done = invoke("report", run, "--open")
+    assert done.exit_code == 0
+    assert opened == [(run / "report.html").as_uri()]
+    assert "by hand" in done.output
+
+
+def test_every_command_has_examples_that_it_understands():
+    group = typer.main.get_command(app)
+    assert set(EXAMPLES) == set(group.commands)
+    for name, examples in EXAMPLES.items():
+        assert examples
+        for _, typed in examples:
+            first, *arguments = shlex.split(typed)
+            assert first == name
+            command = group.commands[name]
+            # Parses, and checks every option's type, without running anything.
+            command.make_context(name, arguments, parent=group.make_context("", [name]))
+            assert typed in " ".join(invoke(name, "--help").output.split())
 
 
 def test_h_is_help():

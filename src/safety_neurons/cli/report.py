@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ def command(
         Path | None,
         typer.Option(help="Where a comparison goes; by default comparison.html in the first run."),
     ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Write a run's report, or compare several runs: a page that opens offline; needs no model."""
     from safety_neurons.errors import UserError
@@ -31,9 +33,12 @@ def command(
     if len(folders) == 1:
         if out is not None:
             raise UserError("--out is for comparing runs; one run's report goes into its folder.")
-        typer.echo(f"Report: {render_report(folders[0])}")
+        page = render_report(folders[0])
+        typer.echo(f"Report: {page}")
     else:
         out = out or folders[0].file(COMPARISON)
         require_place(out)
         page = render_comparison(folders, out)
         typer.echo(f"Comparison: {page}")
+    if show and not webbrowser.open(page.resolve().as_uri()):
+        typer.echo("No browser was found here; open the file by hand.", err=True)
