@@ -179,7 +179,8 @@ class _Chosen:
         if min(map(len, kinds)) >= LEAST:
             told = (torch.tensor(of)[:, None] for of in kinds)
             auroc = float(separation(*told).auroc)
-        return cls(refusals, best_threshold(found, labels), auroc)
+        # Rounded: batches of another size move it in the last digits, and kept figures hang on it.
+        return cls(refusals, round(best_threshold(found, labels), 3), auroc)
 
 
 def _part(answered: Sequence[Answered], first: int) -> list[Answered]:
