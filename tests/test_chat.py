@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -233,15 +234,18 @@ def test_the_manifest_tells_arguments():
 
 
 def saved(folder: Path, template: str | None) -> str:
-    model = random_model("llama")
-    model.save_pretrained(folder)
+    random_model("llama").save_pretrained(folder)
     with_template(template).save_pretrained(folder)
     return str(folder)
 
 
 def find(base: str, prompts: str, out: Path, *more: object):
+    sibling = Path(base).with_name("sibling")
+    if not sibling.exists():
+        shutil.copytree(base, sibling)
+        random_model("llama", 1).save_pretrained(sibling)
     return invoke(
-        *("find", "--aligned", base, "--unaligned", base, "--prompts", prompts, "--out", out),
+        *("find", "--aligned", base, "--unaligned", sibling, "--prompts", prompts, "--out", out),
         *("--max-new-tokens", 2, "--ranking", "change-score", "--device", "cpu", *more),
     )
 

@@ -43,7 +43,8 @@ def test_a_converted_model_is_the_model(file):
 
 
 def test_a_file_replaced_in_place_is_another_model(file, files, tmp_path):
-    arguments = ("find", "--aligned", file, "--unaligned", file, "--out", tmp_path / "run")
+    sibling = write_gguf(random_model("llama", 2), tmp_path / "sibling.gguf")
+    arguments = ("find", "--aligned", file, "--unaligned", sibling, "--out", tmp_path / "run")
     arguments = (*arguments, "--prompts", files["find"], "--max-new-tokens", 3)
     assert invoke(*arguments).exit_code == 0
     before = file.stat()

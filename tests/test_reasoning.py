@@ -216,22 +216,24 @@ OPENED = TEMPLATE.replace(" assistant", " assistant <think>")
 
 
 @pytest.fixture(scope="module")
-def thinking(tmp_path_factory) -> str:
-    """A model whose template opens a reasoning that it never closes."""
-    folder = tmp_path_factory.mktemp("thinking")
+def thinking(tmp_path_factory) -> tuple[str, str]:
+    """A pair whose template opens a reasoning that it never closes."""
     words = tokenizer()
     words.chat_template = OPENED
-    random_model("llama").save_pretrained(folder)
-    words.save_pretrained(folder)
-    return str(folder)
+    folders = [tmp_path_factory.mktemp("thinking") for _ in range(2)]
+    for seed, folder in enumerate(folders):
+        random_model("llama", seed).save_pretrained(folder)
+        words.save_pretrained(folder)
+    return str(folders[0]), str(folders[1])
 
 
 def test_unfinished_reasoning_is_unscored_counted_and_told(thinking, tmp_path):
+    aligned, unaligned = thinking
     run, out = tmp_path / "run", tmp_path / "out.jsonl"
     asked = prompt_file(tmp_path / "find.jsonl", 2)
     other = prompt_file(tmp_path / "test.jsonl", 6, start=11)
     done = invoke(
-        *("find", "--aligned", thinking, "--unaligned", thinking, "--prompts", asked),
+        *("find", "--aligned", aligned, "--unaligned", unaligned, "--prompts", asked),
         *("--out", run, "--max-new-tokens", 2, "--ranking", "change-score", "--device", "cpu"),
     )
     assert done.exit_code == 0, done.output
@@ -270,7 +272,7 @@ def test_old_summaries_without_the_count_are_still_told(capsys):
 
 
 def test_alignment_is_not_made_of_unfinished_reasoning(thinking):
-    model = LoadedModel.load(thinking, device="cpu")
+    model = LoadedModel.load(thinking[0], device="cpu")
     prompts = PromptSet("own", (Prompt("0", "w10 w11"), Prompt("1", "w12 w13")))
     with pytest.raises(UserError, match="2 of 2 own answers end inside their reasoning after 2"):
         preferences.own_answers(model, prompts, Decoding(2, 2), Silent())

@@ -290,6 +290,11 @@ def load_pair(
     from safety_neurons.engine import Side
     from safety_neurons.models import ModelPair
 
+    if aligned == unaligned:  # before anything is loaded
+        raise UserError(
+            f"Both sides are '{aligned}'; give the one that refuses as --aligned and a sibling "
+            "that does not as --unaligned."
+        )
     quiet_libraries()
     return ModelPair.load(
         aligned,

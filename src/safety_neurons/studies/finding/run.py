@@ -41,6 +41,7 @@ from safety_neurons.runs.manifest import (
 from safety_neurons.storage import digest, write_whole
 from safety_neurons.studies.finding.completions import Completions, complete
 from safety_neurons.studies.finding.ranking import Given
+from safety_neurons.studies.finding.sides import doubts, require_two_models
 from safety_neurons.units import Ranking, SiteKind, UnitSpace, write_table
 
 
@@ -114,12 +115,13 @@ def find(
 
     Raises:
         UserError: if `out` holds a run with other models, prompts or options, or a prompt cannot
-            be given to the models.
+            be given to the models, or both sides are the same model.
     """
     prompts = prompts or builtin(Kind.HARMFUL, Split.FIND)
     options = options or FindOptions()
     progress = progress or Silent()
     chat = options.chat
+    require_two_models(pair)
     asked = [prompts]
     if options.reads_harmless:
         asked.append(harmless or builtin(Kind.HARMLESS, Split.FIND))
@@ -157,7 +159,8 @@ def _find(
     chat: ChatFormat,
     progress: Progress,
 ) -> None:
-    for note in pair.notes:
+    notes = [*pair.notes, *doubts(pair, asked[0], options.decoding, chat)]
+    for note in notes:
         progress.note(note)
     names = [COMPLETIONS, HARMLESS_COMPLETIONS][: len(asked)]
     results = [TABLE, *names]
@@ -165,7 +168,7 @@ def _find(
     with run.stage("find", config, results, read_by=read_by) as stage:
         run.record(
             shared_weights=pair.shared,
-            notes=list(pair.notes),
+            notes=notes,
             chat=ChatRecord.model_validate(chat.describe(pair.tokenizer)),
             units=_described(pair, space),
         )
