@@ -17,7 +17,7 @@ from safety_neurons.cli import app, options
 from safety_neurons.cli.errors import explained
 from safety_neurons.cli.examples import EXAMPLES
 from safety_neurons.errors import UserError
-from tests.commands import WORDS, Interrupting, invoke, refused, replaced
+from tests.commands import WORDS, Interrupting, invoke, prompt_file, refused, replaced
 from tests.tiny import LAYERS, random_model, save, tokenizer
 
 
@@ -267,6 +267,25 @@ def test_short_names_of_precisions(find_arguments, given, meant, monkeypatch, tm
     monkeypatch.setattr(options, "dtype_of", stop)
     refused(invoke(*find_arguments, "--dtype", given, "--out", tmp_path), "far enough")
     assert seen == [meant]
+
+
+def test_run_takes_own_prompts_and_claims_nothing_on_what_was_found_on(zoo, tmp_path):
+    files = {kind: prompt_file(tmp_path / f"{kind}.jsonl", 18, i) for i, kind in enumerate("abc")}
+    done = invoke(
+        *("run", "--aligned", zoo.source("llama", "ia3"), "--unaligned", zoo.source("llama", None)),
+        *("--prompts", files["a"], "--harmless", files["b"], "--borderline", files["c"]),
+        *("--prompt-column", "text", "--shares", "5%,50%", "--controls", 0, "--device", "cpu"),
+        *("--ranking", "change-score", "--max-new-tokens", 3, "--out", tmp_path / "run"),
+    )
+    assert done.exit_code == 0, done.output
+    manifest = json.loads((tmp_path / "run/manifest.json").read_text())
+    found, tested = (manifest["stages"][stage]["config"] for stage in ("find", "validate"))
+    assert found["prompts"]["name"] == files["a"]
+    sizes = [found["prompts"]["n"], *(tested["prompts"][name]["n"] for name in ("select", "test"))]
+    assert sum(sizes) == 18
+    assert min(sizes) > 0
+    assert tested["prompts"]["borderline"]["n"] == 18
+    assert (tmp_path / "run/report.html").is_file()
 
 
 def test_a_report_opens_in_the_browser_where_there_is_one(

@@ -28,12 +28,12 @@ from safety_neurons.prompts import (
     encode_all,
     load_prompts,
     near_duplicates,
+    parts_of,
     prompts_of,
     refuse_overlap,
     splits_of,
 )
 from safety_neurons.prompts.overlap import normalised
-from safety_neurons.studies.validation.options import _select_and_test
 from tests.commands import invoke, refused
 from tests.tiny import BOS, EOS, PAD, tokenizer
 
@@ -476,12 +476,28 @@ def test_validate_reads_a_file_once_and_takes_its_splits(tmp_path, monkeypatch):
     read = []
     plain = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self) or plain(self))
-    select, test = _select_and_test(str(path), "prompt", 0)
+    select, test = parts_of(path, {"select": 1 / 3, "test": 2 / 3})
     assert (select.texts, test.texts) == (["text 0", "text 2"], ["text 1", "text 3"])
     assert read == [path]
     path.write_text('{"prompt": "a", "split": ["select"]}\n')
     with pytest.raises(UserError, match="a list in 'split'"):
-        _select_and_test(str(path), "prompt", 0)
+        parts_of(path, {"select": 1 / 3, "test": 2 / 3})
+
+
+def test_a_file_is_divided_into_three_by_the_shares(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    texts = builtin(Kind.HARMLESS, Split.TEST).texts[:60]
+    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+    shares = {"find": 1 / 2, "select": 1 / 6, "test": 1 / 3}
+    found = parts_of(path, shares, seed=3)
+    assert sorted(text for of in found for text in of.texts) == sorted(texts)
+    sizes = [len(of) for of in found]
+    assert all(abs(size - wanted) <= 6 for size, wanted in zip(sizes, (30, 10, 20), strict=True))
+    for i, of in enumerate(found):
+        for other in found[i + 1 :]:
+            assert not near_duplicates(of, other)
+    assert found == parts_of(path, shares, seed=3)
+    assert found != parts_of(path, shares, seed=4)
 
 
 def test_judge_refuses_what_it_could_not_write_before_it_judges(tmp_path):

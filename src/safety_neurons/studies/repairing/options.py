@@ -10,10 +10,15 @@ from safety_neurons import defaults
 from safety_neurons.errors import UserError
 from safety_neurons.inference import Decoding
 from safety_neurons.judges import Judge
-from safety_neurons.prompts import ChatFormat, Kind, PromptSet, Split, builtin, load_prompts
-from safety_neurons.prompts.overlap import divide_apart
-from safety_neurons.prompts.sets import prompts_of, splits_of
-from safety_neurons.storage import read_rows
+from safety_neurons.prompts import (
+    ChatFormat,
+    Kind,
+    PromptSet,
+    Split,
+    builtin,
+    load_prompts,
+    parts_of,
+)
 
 SHARES = (0.005, 0.02, 0.05, 0.1, 0.2)
 STRENGTHS = (1.0, 2.0, 3.0)
@@ -154,16 +159,8 @@ def _by_use(
     source: str, column: str, limit: int, seed: int
 ) -> tuple[PromptSet, PromptSet, PromptSet]:
     """To fit on, to choose on, to claim on."""
-    rows = read_rows(source)
-    if {"train", "select", "test"} <= splits_of(rows, source):
-        canary, select, test = (
-            prompts_of(rows, source, column=column, split=split)
-            for split in ("train", "select", "test")
-        )
-    else:
-        whole = prompts_of(rows, source, column=column)
-        before, test = divide_apart(whole, 1 / 2, seed=seed)
-        canary, select = divide_apart(before, 1 / 2, seed=seed)
+    shares = {"train": 1 / 4, "select": 1 / 4, "test": 1 / 2}
+    canary, select, test = parts_of(source, shares, column=column, seed=seed)
     return (
         canary.limited(CANARIES, seed=seed),
         select.limited(SELECTED, seed=seed),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,12 +14,9 @@ from safety_neurons.prompts import (
     PromptSet,
     Split,
     builtin,
-    divide_apart,
     load_prompts,
-    prompts_of,
-    splits_of,
+    parts_of,
 )
-from safety_neurons.storage import read_rows
 
 LENGTH_PROMPTS = 50
 """Answers of other lengths are compared on so many prompts."""
@@ -145,7 +141,8 @@ class TestPrompts:
         """
         chosen = cls.builtin()
         if harmful is not None:
-            select, test = _select_and_test(harmful, column, seed)
+            shares = {"select": 1 / 3, "test": 2 / 3}
+            select, test = parts_of(harmful, shares, column=column, seed=seed)
             chosen = replace(chosen, select=select, test=test)
         if harmless is not None:
             chosen = replace(chosen, harmless=load_prompts(harmless, column=column))
@@ -164,11 +161,3 @@ class TestPrompts:
     def describe(self) -> dict[str, Any]:
         """For manifests: each set's name, size and digest."""
         return {name: prompts.describe() for name, prompts in vars(self).items()}
-
-
-def _select_and_test(source: str, column: str, seed: int) -> tuple[PromptSet, PromptSet]:
-    rows = read_rows(source)
-    taken = functools.partial(prompts_of, rows, source, column=column)
-    if {"select", "test"} <= splits_of(rows, source):
-        return taken(split="select"), taken(split="test")
-    return divide_apart(taken(), 1 / 3, seed=seed)
