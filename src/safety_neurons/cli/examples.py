@@ -92,5 +92,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
 
 def epilog(command: str) -> str:
     """The examples of one command as a help page shows them."""
-    lines = [f"{what}:\n\n  safety-neurons {typed}" for what, typed in EXAMPLES[command]]
+    lines = [f"{titled(what)}\n\n  safety-neurons {typed}" for what, typed in EXAMPLES[command]]
     return "\n\n".join(["Examples", *lines])
+
+
+def titled(what: str) -> str:
+    """What one wants, before the example."""
+    return what if what.endswith("?") else f"{what}:"
