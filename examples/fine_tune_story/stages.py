@@ -16,8 +16,8 @@ TOKENS = ("--max-new-tokens", "24", "--batch-size", "100")
 """A refusal says so in its first words; longer answers double the time, small batches, too."""
 TO_REPAIR = ("sure", "bold")
 """Whose last step is repaired."""
-FITTED = ("--fitted", "0.02")
-"""A fit takes eight minutes on one core."""
+FITTED = {"sure": "0.02", "bold": ""}
+"""On which shares scales are fitted; a fit takes ten minutes on one core."""
 SEEDS = range(5)
 """Of the benign fine-tune on which false alarms are counted."""
 BENIGN = "tickets"
@@ -162,7 +162,7 @@ def _repaired(out: Path, task: str) -> Iterator[Step]:
         (
             *("safety_neurons", "repair", "--aligned", str(out / "base")),
             *("--candidate", candidate.source(out), "--run", str(out / "run"), *TOKENS),
-            *("--task", str(fine_tunes(out) / task / "held-out.jsonl"), *FITTED),
+            *("--task", str(fine_tunes(out) / task / "held-out.jsonl"), "--fitted", FITTED[task]),
             *("--state", str(out / "state" / f"repair-{task}"), "--out", str(folder), *others),
         ),
         lambda: folder.is_dir() or is_kept(REPAIRED, task),

@@ -7,7 +7,7 @@ import torch
 from peft import IA3Config, get_peft_model
 
 from safety_neurons.engine import PairedRows, Side
-from safety_neurons.inference.likelihood import log_likelihoods
+from safety_neurons.inference.likelihood import log_likelihoods, opening_likelihoods
 from safety_neurons.models import ModelPair
 from tests.tiny import ARCHITECTURES, PARTS, prompts
 
@@ -78,3 +78,47 @@ def test_a_prompt_is_read_once_for_its_completions(zoo, monkeypatch):
     asked = [beginning + one for one in own]
     log_likelihoods(pair, Side.UNALIGNED, asked, [([7, 8], [9])] * 2)
     assert read == [(1, 6), (2, 2), (4, 2)]  # BOS is common, too; the last prompt token is kept
+
+
+OPENINGS = ((7,), (9, 8), (9, 8, 7), (9, 5), (4, 4, 4, 4), (9,))
+
+
+@pytest.mark.parametrize("openings", [OPENINGS, OPENINGS[:1], OPENINGS[2:4]])
+@pytest.mark.parametrize("beginning", [0, 5])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_openings_and_their_gradients_equal_those_of_plain_passes(
+    zoo, architecture, beginning, openings
+):
+    pair, model = adapted(zoo, architecture)
+    shared, *own = prompts((beginning + 1, 2, 7, 4), seed=1)
+    asked = [shared[:beginning] + one[1:] for one in own]
+    expected = torch.stack(
+        [
+            torch.stack([plain_log_likelihood(model, prompt, list(of)) for of in openings])
+            for prompt in asked
+        ]
+    )
+    found = opening_likelihoods(pair, Side.UNALIGNED, asked, openings)
+    torch.testing.assert_close(found, expected, **EXACT)
+    weights = torch.linspace(-1, 2, found.numel(), dtype=torch.float64).view_as(found)
+    gradients = [
+        torch.autograd.grad((values * weights).sum(), trained(model))
+        for values in (found, expected)
+    ]
+    # Attention's softmax is in float32, and here rounds sums of what plain passes round apart.
+    for ours, plain in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_what_openings_begin_with_is_read_once(zoo, monkeypatch):
+    pair, _ = adapted(zoo, "llama")
+    read = []
+    forward = PairedRows.forward
+
+    def counting(self, tokens, **options):
+        read.append(tokens[Side.UNALIGNED].ids.shape)
+        return forward(self, tokens, **options)
+
+    monkeypatch.setattr(PairedRows, "forward", counting)
+    opening_likelihoods(pair, Side.UNALIGNED, [[1, 2, 3], [1, 5, 6]], [(9, 8, 7), (9, 5), (4,)])
+    assert read[-1] == (2, 3)  # one row a prompt: the prompt's last token, 9 and 8

@@ -7,7 +7,7 @@ gradients flow through the caches. Logits are computed at completion positions a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -41,17 +41,82 @@ def log_likelihoods(
     Returns:
         Sums over the tokens of a completion, and how many tokens it has.
     """
-    device = group.device
     of_each = len(completions[0])
     flat = [completion for group in completions for completion in group]
-    longest = max(len(completion) for completion in flat)
+    beginnings = [[completion[:-1] for completion in group] for group in completions]
+    logits, real = _logits(group, role, prompts, beginnings, edits)
+    targets = right_padded(flat, group).ids
+    # Padding is left out before the softmax, which is what costs here.
+    scored = real.bool()
+    exact = logits[scored].to(torch.promote_types(logits.dtype, torch.float32))
+    likelihoods = -cross_entropy(exact, targets[scored], reduction="none")
+    each = torch.zeros_like(real, dtype=likelihoods.dtype).masked_scatter(scored, likelihoods)
+    return each.sum(dim=1).view(-1, of_each), real.sum(dim=1).view(-1, of_each)
+
+
+def opening_likelihoods(
+    group: ModelGroup,
+    role: Role,
+    prompts: Sequence[Sequence[int]],
+    openings: Sequence[Sequence[int]],
+    edits: Sequence[SiteEdit] = (),
+) -> Float[Tensor, "batch opening"]:
+    """As `log_likelihoods`, of the same openings behind every prompt: what several of them begin
+    with is read once, and their last tokens are not read at all.
+
+    Returns:
+        The log-likelihood in nats of each opening, summed over its tokens.
+    """
+    read = _longest(tuple(opening[:-1]) for opening in openings)
+    logits, _ = _logits(group, role, prompts, [read] * len(prompts), edits)
+    exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    exact = exact.view(len(prompts), len(read), *exact.shape[1:])
+    normal = exact.logsumexp(dim=-1)
+    found = []
+    for opening in openings:
+        before = tuple(opening[:-1])
+        row = next(i for i, tokens in enumerate(read) if tokens[: len(before)] == before)
+        places = torch.arange(len(opening), device=exact.device)
+        tokens = torch.tensor(opening, device=exact.device)
+        found.append((exact[:, row, places, tokens] - normal[:, row, places]).sum(dim=1))
+    return torch.stack(found, dim=1)
+
+
+def _longest(sequences: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """The sequences that are the beginning of no other one."""
+    kept: list[tuple[int, ...]] = []
+    for tokens in sorted(set(sequences), key=len, reverse=True):
+        if not any(longer[: len(tokens)] == tokens for longer in kept):
+            kept.append(tokens)
+    return kept
+
+
+def _logits(
+    group: ModelGroup,
+    role: Role,
+    prompts: Sequence[Sequence[int]],
+    beginnings: Sequence[Sequence[Sequence[int]]],
+    edits: Sequence[SiteEdit],
+) -> tuple[Float[Tensor, "row pos vocab"], Int[Tensor, "row pos"]]:
+    """What comes behind each prompt and behind each token of some beginnings of answers.
+
+    Args:
+        beginnings: of each prompt, equally many; they may be empty.
+
+    Returns:
+        Logits, a row for each beginning, and where they are of a token that was read: at place 0
+        behind the prompt, at place k behind k tokens.
+    """
+    device = group.device
+    of_each = len(beginnings[0])
+    longest = 1 + max(len(tokens) for of_prompt in beginnings for tokens in of_prompt)
     shared = len(shared_beginning(group, prompts, longest))
     # The last prompt token predicts the first completion token, so it is read with it.
     between = [list(prompt[shared:-1]) for prompt in prompts]
     read = [
-        [prompt[-1], *completion[:-1]]
-        for prompt, group in zip(prompts, completions, strict=True)
-        for completion in group
+        [prompt[-1], *tokens]
+        for prompt, of_prompt in zip(prompts, beginnings, strict=True)
+        for tokens in of_prompt
     ]
     mask = torch.ones(1 if shared else len(prompts), shared, dtype=torch.long, device=device)
     with PairedRows(group, {role: len(mask)}, edits=edits, cached=True) as rows:
@@ -66,13 +131,6 @@ def log_likelihoods(
             rows.forward({role: Tokens(tokens.ids, mask)}, logits=None)
         rows.rearrange({role: torch.arange(len(prompts)).repeat_interleave(of_each)})
         mask = mask.repeat_interleave(of_each, dim=0)
-        new, targets = right_padded(read, group), right_padded(flat, group).ids
-        real = new.mask
-        tokens = Tokens(new.ids, torch.cat([mask, real], dim=1))
-        logits = rows.forward({role: tokens}, logits=longest)[role]
-    # Padding is left out before the softmax, which is what costs here.
-    scored = real.bool()
-    exact = logits[scored].to(torch.promote_types(logits.dtype, torch.float32))
-    likelihoods = -cross_entropy(exact, targets[scored], reduction="none")
-    each = torch.zeros_like(real, dtype=likelihoods.dtype).masked_scatter(scored, likelihoods)
-    return each.sum(dim=1).view(-1, of_each), real.sum(dim=1).view(-1, of_each)
+        new = right_padded(read, group)
+        whole = Tokens(new.ids, torch.cat([mask, new.mask], dim=1))
+        return rows.forward({role: whole}, logits=longest)[role], new.mask

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from safety_neurons.engine import ModelGroup, Role, SiteEdit
-from safety_neurons.inference import Decoding, log_likelihoods
+from safety_neurons.inference import Decoding, opening_likelihoods
 from safety_neurons.inference.refusal_odds import log_odds
 from safety_neurons.judges import Verdict
 from safety_neurons.methods.detection import LEAST, separation
@@ -129,8 +129,7 @@ def refusal_odds(
         prompts: token ids, behind which openings are read.
         edits: what happens at sites meanwhile.
     """  # noqa: DOC201
-    openings = [list(opening) for opening in refusals]
-    likelihoods, _ = log_likelihoods(group, role, prompts, [openings] * len(prompts), edits)
+    likelihoods = opening_likelihoods(group, role, prompts, refusals, edits)
     return log_odds(likelihoods.logsumexp(dim=1))
 
 
@@ -167,12 +166,12 @@ def _margins(
     decoding: Decoding,
 ) -> list[float]:
     """The log-likelihood of any refusal opening, less that of any compliance opening, in nats."""
-    both = [list(opening) for opening in (*openings.refusal, *openings.compliance)]
+    both = (*openings.refusal, *openings.compliance)
     split = len(openings.refusal)
     found = [0.0] * len(prompts)
     for rows in decoding.batches(prompts, settings=len(both)):
         asked = [prompts[row] for row in rows]
-        likelihoods, _ = log_likelihoods(group, role, asked, [both] * len(rows))
+        likelihoods = opening_likelihoods(group, role, asked, both)
         refusing = likelihoods[:, :split].logsumexp(dim=1)
         margins = refusing - likelihoods[:, split:].logsumexp(dim=1)
         for row, value in zip(rows, margins.tolist(), strict=True):
