@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,7 @@ from safety_neurons.inference.refusal_odds import log_odds
 from safety_neurons.judges import Verdict
 from safety_neurons.methods.detection import LEAST, separation
 from safety_neurons.progress import Progress, Silent
+from safety_neurons.studies.keeping import Keeping
 
 LONGEST = 5
 """Tokens of an opening."""
@@ -142,19 +144,37 @@ def all_refusal_odds(
     decoding: Decoding,
     progress: Progress | None = None,
     label: str = "Openings",
+    *,
+    kept: Path | None = None,
 ) -> list[float]:
     """`refusal_odds` of any number of prompts, in batches.
+
+    Args:
+        kept: a folder that keeps them, for a model that is as it was loaded; None for one whose
+            weights are changed in memory, which its identity does not tell.
 
     Returns:
         One number a prompt.
     """
-    found = [0.0] * len(prompts)
-    batches = decoding.batches(prompts, settings=len(refusals))
+    if kept is not None:
+        keeping = Keeping.of(kept, group.identity, str(role), str(group.dtype), refusals, prompts)
+        found = keeping.tensors(
+            "openings",
+            lambda: {
+                "odds": torch.tensor(
+                    all_refusal_odds(group, role, refusals, prompts, decoding, progress, label),
+                    dtype=torch.float64,
+                )
+            },
+        )
+        return [float(odds) for odds in found["odds"]]
+    odds = [0.0] * len(prompts)
+    batches = decoding.batches(prompts, settings=2)
     for rows in (progress or Silent()).track(batches, label):
         of_rows = refusal_odds(group, role, refusals, [prompts[row] for row in rows])
         for row, value in zip(rows, of_rows.tolist(), strict=True):
-            found[row] = value
-    return found
+            odds[row] = value
+    return odds
 
 
 @torch.no_grad()

@@ -75,8 +75,12 @@ class Openings:
         *,
         dtype: torch.dtype = torch.float32,
         device: str | None = None,
+        kept: Path | None = None,
     ) -> Openings:
         """From a run's answers, by the models that gave them.
+
+        Args:
+            kept: a folder that keeps what was weighed.
 
         Returns:
             Openings of both kinds, and the threshold that tells the run's answers apart best; their
@@ -94,7 +98,7 @@ class Openings:
             for name in files
             for of in _answered(run.result("find", name), pair, judge, chat, decoding)
         ]
-        whole = _Chosen.on(pair, answered, decoding, progress)
+        whole = _Chosen.on(pair, answered, decoding, progress, kept)
         if whole.auroc is None or whole.auroc < USABLE:
             told = "too few to compare" if whole.auroc is None else f"AUROC {whole.auroc:.2f}"
             raise UserError(
@@ -104,11 +108,13 @@ class Openings:
         labels: list[Verdict] = []
         said: list[Verdict] = []
         for first in (0, 1):
-            other = _Chosen.on(pair, _part(answered, 1 - first), decoding, progress)
+            other = _Chosen.on(pair, _part(answered, 1 - first), decoding, progress, kept)
             if not other.refusals:
                 continue
             for of in _part(answered, first):
-                found = all_refusal_odds(pair, of.role, other.refusals, of.prompts, decoding)
+                found = all_refusal_odds(
+                    pair, of.role, other.refusals, of.prompts, decoding, progress, kept=kept
+                )
                 labels += of.verdicts
                 said += [
                     Verdict.REFUSAL if odds > other.threshold else Verdict.COMPLIANCE
@@ -130,13 +136,22 @@ class Openings:
         decoding: Decoding,
         progress: Progress,
         label: str,
+        *,
+        kept: Path | None = None,
     ) -> Decisions:
-        """What a model would refuse, by its openings."""
+        """What a model would refuse, by its openings; `kept` as `all_refusal_odds` has it."""
         refuses = {}
         for kind, asked in prompts.items():
             encoded = encode_prompts(model, asked, decoding, chat)
             found = all_refusal_odds(
-                model, ALONE, self.refusals, encoded, decoding, progress, f"{label}, {kind} prompts"
+                model,
+                ALONE,
+                self.refusals,
+                encoded,
+                decoding,
+                progress,
+                f"{label}, {kind} prompts",
+                kept=kept,
             )
             refuses[kind] = [odds > self.threshold for odds in found]
         return Decisions(refuses, dict.fromkeys(refuses, 0), {}, {})
@@ -162,14 +177,21 @@ class _Chosen:
 
     @classmethod
     def on(
-        cls, group: ModelGroup, answered: Sequence[Answered], decoding: Decoding, progress: Progress
+        cls,
+        group: ModelGroup,
+        answered: Sequence[Answered],
+        decoding: Decoding,
+        progress: Progress,
+        kept: Path | None,
     ) -> _Chosen:
         refusals = OpeningSets.of(answered, most=MOST).refusal
         if not refusals:
             return cls(refusals, 0.0, None)
         found: list[float] = []
         for of in answered:
-            found += all_refusal_odds(group, of.role, refusals, of.prompts, decoding, progress)
+            found += all_refusal_odds(
+                group, of.role, refusals, of.prompts, decoding, progress, kept=kept
+            )
         labels = [verdict for of in answered for verdict in of.verdicts]
         kinds = [
             [m for m, label in zip(found, labels, strict=True) if label is kind]

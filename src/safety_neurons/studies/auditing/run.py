@@ -208,6 +208,7 @@ class _Study:
             self.progress,
             dtype=options.dtype,
             device=options.device,
+            kept=self._answers,
         )
 
     def _load(self, name: str) -> LoadedModel:
@@ -238,6 +239,7 @@ class _Study:
                 self.options.decoding,
                 self.progress,
                 name.capitalize(),
+                kept=self._answers,
             )
 
         return decide

@@ -103,7 +103,14 @@ def repair(
     claims.require_enough(len(prompts.test_harmless), errors)
     # Before the models of the repair are loaded: it needs the run's own pair.
     openings = Openings.of_run(
-        run, judge, chat, options.decoding, progress, dtype=options.dtype, device=options.device
+        run,
+        judge,
+        chat,
+        options.decoding,
+        progress,
+        dtype=options.dtype,
+        device=options.device,
+        kept=state / "openings",
     )
     models = RepairModels.load(sides, run, options, state)
     trials = Trials(models, ranking, openings, task, prompts, options, judge, chat, progress, state)
@@ -137,7 +144,7 @@ def repair(
 
 def forget(state: Path) -> None:
     """Remove what a repair kept on its way, and the folder if nothing else is in it."""
-    for name in ("measured", f"{ALIGNED}-*", f"{CANDIDATE}-*"):
+    for name in ("measured", "openings", f"{ALIGNED}-*", f"{CANDIDATE}-*"):
         for found in state.glob(name):
             remove(found)
     if state.is_dir() and not any(state.iterdir()):
