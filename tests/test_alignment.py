@@ -20,6 +20,7 @@ from safety_neurons.judges import RefusalJudge, Verdict
 from safety_neurons.models import LoadedModel, ModelPair, embedded
 from safety_neurons.progress import Silent
 from safety_neurons.prompts import Kind, Split, builtin
+from safety_neurons.studies import checkpoint
 from safety_neurons.studies.alignment import (
     AdapterKind,
     AlignRecipe,
@@ -151,7 +152,7 @@ def test_all_neurons_of_a_lora_that_computes_neurons_are_all_of_it(zoo, tmp_path
 def test_a_stopped_training_goes_on_and_gives_the_same_adapter(
     zoo, tmp_path, monkeypatch, adapter, at
 ):
-    monkeypatch.setattr(state, "SAVE_EVERY", 0)
+    monkeypatch.setattr(checkpoint, "SAVE_EVERY", 0)
     source = zoo.source("llama", None)
     recipe = replace(recipe_for(adapter), steps=6, batch_size=2, answer_tokens=4)
     whole = align(loaded(source), tmp_path / "whole", recipe, limit=4)
@@ -185,7 +186,7 @@ class Listening(Silent):
 def test_a_checkpoint_that_is_damaged_or_of_another_training_is_not_used(
     zoo, tmp_path, monkeypatch, damage
 ):
-    monkeypatch.setattr(state, "SAVE_EVERY", 0)
+    monkeypatch.setattr(checkpoint, "SAVE_EVERY", 0)
     source = zoo.source("llama", None)
     recipe = AlignRecipe(steps=4, batch_size=2, answer_tokens=4, rank=2)
     whole = align(loaded(source), tmp_path / "whole", recipe, limit=2)

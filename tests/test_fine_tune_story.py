@@ -20,7 +20,7 @@ from safety_neurons.errors import UserError
 from safety_neurons.judges import RefusalJudge, Verdict
 from safety_neurons.models import LoadedModel
 from safety_neurons.prompts import Kind, Prompt, PromptSet, Split, builtin, near_duplicates
-from safety_neurons.studies.alignment import state
+from safety_neurons.studies import checkpoint
 from tests.tiny import load, logits_of
 
 ROOT = Path(__file__).parent.parent
@@ -164,7 +164,7 @@ def test_a_repeated_command_makes_nothing_again(base, tmp_path, monkeypatch):
 def test_a_stop_inside_a_step_leaves_no_step_and_goes_on(base, tmp_path, monkeypatch, state_kept):
     whole = made(base, tmp_path / "whole")
     out, saved, steps = tmp_path / "out", training._save, []
-    monkeypatch.setattr(state, "SAVE_EVERY", 0.0 if state_kept else 1000.0)
+    monkeypatch.setattr(checkpoint, "SAVE_EVERY", 0.0 if state_kept else 1000.0)
 
     def stopping(adapted, folder, base):
         steps.append(folder.name)

@@ -23,6 +23,7 @@ from safety_neurons.runs import RunFolder
 from safety_neurons.runs.repair import RepairRecord, Tried
 from safety_neurons.runs.summary import RateRecord
 from safety_neurons.statistics import rate
+from safety_neurons.studies import checkpoint
 from safety_neurons.studies.auditing.rates import Compared
 from safety_neurons.studies.finding import FindOptions, find
 from safety_neurons.studies.openings import all_refusal_odds
@@ -38,7 +39,7 @@ from safety_neurons.studies.repairing.fitting import Canaries, Decided, fit_scal
 from safety_neurons.studies.repairing.moves import in_place, scaled, transplanted, whole_update
 from safety_neurons.units import UnitSet
 from tests import planted
-from tests.commands import invoke, refused
+from tests.commands import Interrupting, invoke, refused
 
 DECODING = Decoding(8, 24)
 
@@ -180,6 +181,38 @@ def test_fitted_scales_make_what_they_were_fitted_on_likelier(found):
     before = odds()
     with in_place(model, scaled(model.hooked, units, factors)):
         assert odds() > before + 0.1
+
+
+def test_a_stopped_fit_goes_on_and_gives_the_same_scales(found, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SAVE_EVERY", 0)
+    model = plain(found.of.unaligned)
+    units = units_of(model, sorted(found.of.pipeline)[::2])
+    prompts, openings = [[1, 5, 7, 9], [1, 6, 8], [1, 9, 9]], ((4,), (6, 7))
+    canaries = Canaries([Decided(prompts, [4.0, -1.0, 2.0])], [], [])
+
+    def fitted(progress=None, kept=None, seed=0):
+        progress = progress or Silent()
+        return fit_scales(
+            model, units, openings, 0.0, canaries, progress, steps=9, seed=seed, kept=kept
+        )
+
+    file = tmp_path / "fitting.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        fitted(Interrupting("Fitting", 5), file)
+    assert file.is_file()
+    steps: list[int] = []
+
+    class Counting(Silent):
+        def track(self, items, label, *, done=0):
+            steps.append(len(items))
+            yield from items
+
+    assert torch.equal(fitted(Counting(), file), fitted())
+    assert steps == [4]
+    assert not file.exists()
+    with pytest.raises(KeyboardInterrupt):
+        fitted(Interrupting("Fitting", 5), file)
+    assert torch.equal(fitted(kept=file, seed=1), fitted(seed=1))  # another fit begins anew
 
 
 # The search

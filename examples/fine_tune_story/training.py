@@ -25,7 +25,8 @@ from safety_neurons.models import LoadedModel
 from safety_neurons.models.identity import Contents
 from safety_neurons.prompts import ChatFormat
 from safety_neurons.storage import digest, remove, whole_folder, write_json, write_jsonl
-from safety_neurons.studies.alignment.state import Checkpoint, TrainingState
+from safety_neurons.studies.alignment.state import TrainingState
+from safety_neurons.studies.checkpoint import Checkpoint
 
 RANK = 8
 BATCH_SIZE = 8

@@ -49,7 +49,8 @@ from safety_neurons.studies.alignment.preferences import (
     refuse_harmful,
 )
 from safety_neurons.studies.alignment.recipe import AdapterKind, AlignRecipe, Modules
-from safety_neurons.studies.alignment.state import Checkpoint, TrainingState
+from safety_neurons.studies.alignment.state import TrainingState
+from safety_neurons.studies.checkpoint import Checkpoint
 from safety_neurons.units import SiteKind
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -24,6 +25,8 @@ from safety_neurons.errors import InterventionError, UserError
 from safety_neurons.inference import log_likelihoods
 from safety_neurons.models import LoadedModel
 from safety_neurons.progress import Progress
+from safety_neurons.storage import digest, remove
+from safety_neurons.studies.checkpoint import Checkpoint
 from safety_neurons.studies.openings import Opening, refusal_odds
 from safety_neurons.units import BlockKey, UnitSet
 
@@ -70,7 +73,7 @@ class Canaries:
 
 def version() -> str:
     """Everything here that decides a fit, so that kept ones of other rules are not used."""
-    return f"3 {STEPS} {RATE} {BATCH} {HOLD} {TETHER}"
+    return f"4 {STEPS} {RATE} {BATCH} {HOLD} {TETHER}"
 
 
 class _Scaling:
@@ -81,7 +84,7 @@ class _Scaling:
             key: index.to(device) for key in units.space.keys if len(index := units.in_block(key))
         }
         self.factors = {
-            key: torch.ones(len(index), device=device, requires_grad=True)
+            key: torch.nn.Parameter(torch.ones(len(index), device=device))
             for key, index in self._index.items()
         }
         self._acted: set[BlockKey] = set()
@@ -113,12 +116,14 @@ def fit_scales(
     *,
     steps: int = STEPS,
     seed: int = 0,
+    kept: Path | None = None,
 ) -> Float[Tensor, "k"]:
     """Factors of `units`, in the order of the set; the model is as before afterwards.
 
     Args:
         model: a plain one, without an adapter.
         refusals, threshold: openings, and from which log-odds of them on a prompt is refused.
+        kept: a file that a stopped fit goes on from; it goes when the fit is done.
 
     Returns:
         One factor a unit, float32, on the CPU.
@@ -126,10 +131,18 @@ def fit_scales(
     Raises:
         UserError: if the training leaves the finite numbers.
     """
-    order, scaling = random.Random(seed), _Scaling(units, model.device)
-    factors = list(scaling.factors.values())
+    scaling = _Scaling(units, model.device)
+    factors: list[Tensor] = list(scaling.factors.values())
     optimiser = torch.optim.Adam(factors, lr=RATE)
-    for step in progress.track(range(steps), f"Fitting {len(units):,} scales"):
+    named = {str(key): factor for key, factor in scaling.factors.items()}
+    plan = digest(
+        version(), units.key, model.identity, refusals, threshold, seed, steps, asdict(canaries)
+    )
+    checkpoint = None if kept is None else Checkpoint(kept, plan)
+    log = [] if checkpoint is None else checkpoint.restore(named, optimiser)
+    left = range(len(log), steps)
+    for step in progress.track(left, f"Fitting {len(units):,} scales", done=len(log)):
+        order = random.Random(f"{seed} {step}")
         optimiser.param_groups[0]["lr"] = RATE * (1 - step / steps)
         optimiser.zero_grad()
         # Part by part, so that one part's activations are in memory.
@@ -144,6 +157,11 @@ def fit_scales(
         if not math.isfinite(loss):
             raise UserError("Fitting scales left the finite numbers; repair in float32.")
         optimiser.step()
+        log.append({"loss": loss})
+        if checkpoint is not None:
+            checkpoint.save(named, optimiser, log)
+    if kept is not None:
+        remove(kept)
     return torch.cat([of.detach().float().cpu() for of in factors])
 
 

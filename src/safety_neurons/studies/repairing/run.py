@@ -144,7 +144,7 @@ def repair(
 
 def forget(state: Path) -> None:
     """Remove what a repair kept on its way, and the folder if nothing else is in it."""
-    for name in ("measured", "openings", f"{ALIGNED}-*", f"{CANDIDATE}-*"):
+    for name in ("measured", "openings", "fitting-*", f"{ALIGNED}-*", f"{CANDIDATE}-*"):
         for found in state.glob(name):
             remove(found)
     if state.is_dir() and not any(state.iterdir()):

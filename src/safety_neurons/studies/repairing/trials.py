@@ -164,6 +164,7 @@ class Trials:
                 self._canaries(),
                 self.progress,
                 seed=self.options.seed,
+                kept=self.state / f"fitting-{units.key[:12]}.safetensors",
             )
             return {"factors": factors}
 
