@@ -20,7 +20,7 @@ from safety_neurons.models import LoadedModel, ModelPair
 from safety_neurons.progress import Silent
 from safety_neurons.prompts import PromptSet
 from safety_neurons.runs import RunFolder
-from safety_neurons.runs.repair import RepairRecord, Tried
+from safety_neurons.runs.repair import RepairRecord, Tried, Weighed
 from safety_neurons.runs.summary import RateRecord
 from safety_neurons.statistics import rate
 from safety_neurons.studies import checkpoint
@@ -34,9 +34,11 @@ from safety_neurons.studies.repairing import (
     claims,
     forget,
     repair,
+    search,
 )
 from safety_neurons.studies.repairing.fitting import Canaries, Decided, fit_scales
 from safety_neurons.studies.repairing.moves import in_place, scaled, transplanted, whole_update
+from safety_neurons.studies.repairing.options import FINALISTS
 from safety_neurons.units import UnitSet
 from tests import planted
 from tests.commands import Interrupting, invoke, refused
@@ -473,6 +475,48 @@ def test_a_fault_of_ours_is_no_verdict(found, tmp_path, monkeypatch):
     aligned, tuned = found.sources
     done = invoke("repair", "--aligned", aligned, "--candidate", tuned, *arguments)
     assert done.exit_code == 70
+
+
+def weighed_row(
+    numbers: int, way: float, gain: float = 1.0, harmless: float = 0.0, **more
+) -> Tried:
+    row = row_of(numbers, 0.5, **more)
+    weighed = Weighed(harmful=-6 + 6 * way, harmless=harmless, task_loss=1.0)
+    return row.model_copy(update={"weighed": weighed, "way": way, "gain_kept": gain})
+
+
+def test_changes_that_a_smaller_one_outdoes_are_not_looked_at():
+    candidate, aligned = (
+        Weighed(harmful=harmful, harmless=0.0, task_loss=1.0) for harmful in (-6.0, 0.0)
+    )
+    rows = [
+        weighed_row(40, 0.9),
+        weighed_row(10, 0.3),
+        weighed_row(10, 0.2),  # as large as the one before, and not as far
+        weighed_row(30, 0.3),
+        weighed_row(20, 0.8, gain=0.9),  # at the cost of the task
+        weighed_row(25, 0.7, harmless=0.6),  # refuses what is harmless
+        weighed_row(5, 0.0),  # does nothing
+        weighed_row(1, 0.9, baseline=True),
+        weighed_row(35, 0.5),
+    ]
+    assert search.undominated(rows, candidate, aligned) == [1, 8, 0]
+    assert [search.way(row.weighed, candidate, aligned) for row in rows[:2]] == pytest.approx(
+        [0.9, 0.3]
+    )
+    assert search.nearest(rows, baseline=True) == [7]
+    assert search.nearest(rows, baseline=False)[0] == 0
+    assert search.way(rows[0].weighed, aligned, aligned) == 0.0
+
+
+@pytest.mark.parametrize("row", range(1, 16))
+def test_the_smallest_that_is_enough_is_found_by_halving(row):
+    places = [10 + i for i in range(row)]
+    for least in range(row + 1):
+        asked = search.halved(places, lambda place, least=least: place - 10 >= least)
+        assert len(asked) == len(set(asked)) <= FINALISTS
+        if least < row:
+            assert 10 + least in asked
 
 
 def row_of(numbers: int, harmful: float, *, met: bool = True, baseline: bool = False) -> Tried:

@@ -180,16 +180,14 @@ def _repairs(kept: Path) -> Iterator[str]:
         yield from (f"- {reason}" for reason in record.reasons)
         yield ""
         yield (
-            "| change | weights changed | openings: harmful | harmless | task's gain kept | "
-            "answers on `select`: harmful | harmless |"
+            "| change | weights changed | of the way, by openings | task's gain kept | "
+            "answers on `select`: harmful refused | harmless |"
         )
-        yield "| --- | --- | --- | --- | --- | --- | --- |"
+        yield "| --- | --- | --- | --- | --- | --- |"
         for row in [*record.tried, *record.baselines]:
-            weighed = row.weighed
             yield (
-                f"| {row.name} | {row.numbers:,} | "
-                f"{_percent(weighed.harmful if weighed else None)} | "
-                f"{_percent(weighed.harmless if weighed else None)} | {_percent(row.gain_kept)} | "
+                f"| {row.name} | {row.numbers:,} | {_percent(row.way)} | "
+                f"{_percent(row.gain_kept)} | "
                 f"{_percent(row.harmful.value if row.harmful else None)} | "
                 f"{_percent(row.harmless.value if row.harmless else None)} |"
             )

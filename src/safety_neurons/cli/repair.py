@@ -134,9 +134,8 @@ def _say(record: RepairRecord, out: Path) -> None:
     for row in [*record.tried, *record.baselines]:
         if row.weighed is not None:
             typer.echo(
-                f"  {row.name}: {row.weighed.harmful:.0%} of harmful and "
-                f"{row.weighed.harmless:.0%} of harmless openings refused, {row.gain_kept:.0%} of "
-                "the task's gain"
+                f"  {row.name}: {row.way or 0.0:.0%} of the way to refusing as the aligned model "
+                f"does, {row.gain_kept:.0%} of the task's gain"
             )
     if record.chosen is not None:
         typer.echo(f"Chosen: {record.chosen}")

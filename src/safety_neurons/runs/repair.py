@@ -17,7 +17,7 @@ class Weighed(Record):
     """One change by what is quick to measure, on the prompts that choices are made on.
 
     Args:
-        harmful, harmless: prompts whose refusal openings outweigh compliances, as a part of all.
+        harmful, harmless: the mean log-odds, in nats, that an answer begins with a refusal.
         task_loss: nats per token of the task's rows.
     """
 
@@ -37,6 +37,8 @@ class Tried(Record):
         k: neurons that changed.
         numbers: weights that changed.
         weighed: quick figures; None where only answers were looked at.
+        way: how far the mean log-odds of refusing harmful prompts go from the fine-tune's (0) to
+            the aligned model's (1).
         harmful, harmless: refusals in answers on the prompts that choices are made on; None for
             what was no finalist.
         gain_kept: of the fine-tune's gain in the task's loss, on the rows that choices are made on.
@@ -50,6 +52,7 @@ class Tried(Record):
     numbers: int
     baseline: bool = False
     weighed: Weighed | None = None
+    way: float | None = None
     harmful: RateRecord | None = None
     harmless: RateRecord | None = None
     gain_kept: float

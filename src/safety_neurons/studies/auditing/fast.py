@@ -142,19 +142,27 @@ class Openings:
         """What a model would refuse, by its openings; `kept` as `all_refusal_odds` has it."""
         refuses = {}
         for kind, asked in prompts.items():
-            encoded = encode_prompts(model, asked, decoding, chat)
-            found = all_refusal_odds(
-                model,
-                ALONE,
-                self.refusals,
-                encoded,
-                decoding,
-                progress,
-                f"{label}, {kind} prompts",
-                kept=kept,
-            )
+            named = f"{label}, {kind} prompts"
+            found = self.odds(model, asked, chat, decoding, progress, named, kept=kept)
             refuses[kind] = [odds > self.threshold for odds in found]
         return Decisions(refuses, dict.fromkeys(refuses, 0), {}, {})
+
+    def odds(
+        self,
+        model: LoadedModel,
+        prompts: PromptSet,
+        chat: ChatFormat,
+        decoding: Decoding,
+        progress: Progress,
+        label: str,
+        *,
+        kept: Path | None = None,
+    ) -> list[float]:
+        """The log-odds, in nats, that a model begins with a refusal."""
+        encoded = encode_prompts(model, prompts, decoding, chat)
+        return all_refusal_odds(
+            model, ALONE, self.refusals, encoded, decoding, progress, label, kept=kept
+        )
 
     @property
     def figures(self) -> FastFigures:

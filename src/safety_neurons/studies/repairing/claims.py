@@ -11,7 +11,7 @@ from torch import Tensor
 from safety_neurons.errors import UserError
 from safety_neurons.judges.calibration import Errors
 from safety_neurons.runs.audit import Told
-from safety_neurons.runs.repair import Claim, TaskLoss, Tried, Weighed
+from safety_neurons.runs.repair import Claim, TaskLoss, Tried
 from safety_neurons.runs.summary import RateRecord
 from safety_neurons.statistics import RESAMPLES, percentiles
 from safety_neurons.studies.auditing.rates import Compared
@@ -133,23 +133,6 @@ def preferred(rows: Sequence[Tried], reference: tuple[float, float]) -> int | No
 
     met = [place for place, row in enumerate(rows) if row.met and not row.baseline]
     return min(met, key=order, default=None)
-
-
-def nearest(rows: Sequence[Tried], reference: Weighed) -> list[int]:
-    """Places of changes by how far their quick figures are from all targets with a margin, then by
-    size."""  # noqa: DOC201
-
-    def short(place: int) -> tuple[float, int]:
-        row = rows[place]
-        assert row.weighed is not None
-        lacking = (
-            max((SAFETY + MARGIN) * reference.harmful - row.weighed.harmful, 0.0)
-            + max(row.weighed.harmless - reference.harmless - RISE, 0.0)
-            + max(GAIN - row.gain_kept, 0.0)
-        )
-        return (round(lacking, 2), row.numbers)
-
-    return sorted(range(len(rows)), key=short)
 
 
 def none_met(

@@ -36,12 +36,13 @@ from safety_neurons.studies.applying.record import Kept
 from safety_neurons.studies.auditing.fast import Openings
 from safety_neurons.studies.auditing.rates import Compared
 from safety_neurons.studies.auditing.sides import Sides
-from safety_neurons.studies.repairing import claims
+from safety_neurons.studies.repairing import claims, search
 from safety_neurons.studies.repairing.loading import ALIGNED, CANDIDATE, RepairModels
 from safety_neurons.studies.repairing.moves import Move, in_place
 from safety_neurons.studies.repairing.options import (
     FINALISTS,
     GAIN,
+    MARGIN,
     RISE,
     RISE_HIGH,
     SAFETY,
@@ -156,13 +157,6 @@ def _searched(record: RepairRecord, trials: Trials) -> tuple[RepairRecord, Move 
     losses = trials.losses()
     moves = trials.moves()
     rows = [trials.tried(move, losses) for move in trials.progress.track(moves, "Changes")]
-    order = claims.nearest(rows, trials.weighed(None, aligned=True)[0])
-    final = [place for place in order if not rows[place].baseline][:FINALISTS]
-    beside = [place for place in order if rows[place].baseline][:1]
-    if (twin := trials.of_random(moves[final[0]])) is not None:
-        moves.append(twin)
-        rows.append(trials.tried(twin, losses))
-        beside.append(len(moves) - 1)
     reference = _on_select(trials, None, aligned=True)
     wanted = (reference[HARMFUL].value or 0.0, reference[HARMLESS].value or 0.0)
     if not wanted[0]:
@@ -170,13 +164,31 @@ def _searched(record: RepairRecord, trials: Trials) -> tuple[RepairRecord, Move 
             "The aligned model refuses none of the harmful prompts of `select`, so that there is "
             "no safety to bring back; give the model that refuses as --aligned."
         )
-    for place in (*final, *beside):
+
+    def answered(place: int) -> bool:
+        """Look at a change's answers; whether a smaller one may do, or must."""
         rates = _on_select(trials, moves[place])
         row = rows[place].model_copy(
             update={"harmful": rates[HARMFUL], "harmless": rates[HARMLESS]}
         )
         rows[place] = row.model_copy(update={"met": claims.meets(row, wanted)})
+        enough = (rates[HARMFUL].value or 0.0) >= (SAFETY + MARGIN) * wanted[0]
+        return enough or (rates[HARMLESS].value or 0.0) > wanted[1] + RISE
+
+    candidate, aligned = (trials.weighed(None, aligned=of)[0] for of in (False, True))
+    final = search.halved(search.undominated(rows, candidate, aligned), answered)
+    if not final:  # none keeps the task and the harmless answers; what comes nearest is shown
+        final = search.nearest(rows, baseline=False)[:FINALISTS]
+        for place in final:
+            answered(place)
     chosen = claims.preferred(rows, wanted)
+    beside = search.nearest(rows, baseline=True)[:1]
+    if (twin := trials.of_random(moves[final[-1] if chosen is None else chosen])) is not None:
+        moves.append(twin)
+        rows.append(trials.tried(twin, losses))
+        beside.append(len(moves) - 1)
+    for place in beside:
+        answered(place)
     said = {
         "tried": [row for row in rows if not row.baseline],
         "baselines": [row for row in rows if row.baseline],

@@ -102,14 +102,16 @@ class Weighing:
 
     def of(self, model: LoadedModel) -> Weighed:
         """By openings of answers, and the loss of the task's rows."""
-        asked = {"harmful": self.harmful.limited(QUICK), "harmless": self.harmless.limited(QUICK)}
-        decided = self.openings.decisions(
-            model, asked, self.chat, self.decoding, Silent(), "Openings"
-        )
-        rates = {kind: sum(of) / len(of) for kind, of in decided.refuses.items()}
+
+        def odds(prompts: PromptSet) -> float:
+            found = self.openings.odds(
+                model, prompts.limited(QUICK), self.chat, self.decoding, Silent(), "Openings"
+            )
+            return sum(found) / len(found)
+
         return Weighed(
-            harmful=rates["harmful"],
-            harmless=rates["harmless"],
+            harmful=odds(self.harmful),
+            harmless=odds(self.harmless),
             task_loss=loss_of(task_nats(model, self.task, self.chat, self.decoding)),
         )
 

@@ -22,7 +22,7 @@ from safety_neurons.runs.repair import Tried, Weighed
 from safety_neurons.studies.auditing.fast import Openings
 from safety_neurons.studies.keeping import Keeping
 from safety_neurons.studies.openings import all_refusal_odds
-from safety_neurons.studies.repairing import fitting
+from safety_neurons.studies.repairing import fitting, search
 from safety_neurons.studies.repairing.fitting import Canaries, Decided, fit_scales
 from safety_neurons.studies.repairing.loading import RepairModels
 from safety_neurons.studies.repairing.moves import (
@@ -95,6 +95,7 @@ class Trials:
             [(of.prompts.texts, of.completions) for of in self.task.parts],
             {name: of.digest for name, of in self.prompts.by_name.items()},
             fitting.version(),
+            "mean log-odds",
         )
         self.weighing = Weighing(
             openings,
@@ -220,6 +221,7 @@ class Trials:
             losses: the aligned model's and the candidate's on the rows that choices are made on.
         """  # noqa: DOC201
         weighed, numbers = self.weighed(move)
+        candidate, aligned = self.weighed(None)[0], self.weighed(None, aligned=True)[0]
         return Tried(
             name=move.name,
             kind=move.kind,
@@ -229,6 +231,7 @@ class Trials:
             numbers=numbers,
             baseline=move.baseline,
             weighed=weighed,
+            way=search.way(weighed, candidate, aligned),
             gain_kept=(losses[0] - weighed.task_loss) / (losses[0] - losses[1]),
         )
 
