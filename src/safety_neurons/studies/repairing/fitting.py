@@ -36,6 +36,9 @@ BATCH = 2
 """Prompts or rows of each kind in a step."""
 HOLD = 0.3
 """Weight of harmless answers and of the task's rows, nats per token."""
+SHARP = 3.0
+"""What the aligned model's log-odds are multiplied by before they are fitted to: near the threshold
+it decides with little margin, and refusals that are fitted to as little are lost on other prompts."""
 TETHER = 0.02
 """Weight of the mean squared distance of scales from 1: of two fits the smaller change."""
 
@@ -73,7 +76,7 @@ class Canaries:
 
 def version() -> str:
     """Everything here that decides a fit, so that kept ones of other rules are not used."""
-    return f"4 {STEPS} {RATE} {BATCH} {HOLD} {TETHER}"
+    return f"5 {STEPS} {RATE} {BATCH} {HOLD} {SHARP} {TETHER}"
 
 
 class _Scaling:
@@ -182,7 +185,7 @@ def _disagreement(
     asked = [of.prompts[i] for i in few]
     odds = refusal_odds(model, ALONE, refusals, asked, [scaling]) - threshold
     wanted = torch.tensor([of.odds[i] for i in few], device=odds.device)
-    found: Tensor = binary_cross_entropy_with_logits(odds, wanted.sigmoid().to(odds))
+    found: Tensor = binary_cross_entropy_with_logits(odds, (SHARP * wanted).sigmoid().to(odds))
     return found
 
 
