@@ -37,8 +37,8 @@ BATCH = 2
 HOLD = 0.3
 """Weight of harmless answers and of the task's rows, nats per token."""
 SHARP = 3.0
-"""What the aligned model's log-odds are multiplied by before they are fitted to: near the threshold
-it decides with little margin, and refusals that are fitted to as little are lost on other prompts."""
+"""What the aligned model's log-odds are multiplied by before they are fitted to: near the
+threshold it decides with little margin, and what is fitted to as little is lost elsewhere."""
 TETHER = 0.02
 """Weight of the mean squared distance of scales from 1: of two fits the smaller change."""
 
