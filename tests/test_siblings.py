@@ -19,7 +19,7 @@ from safety_neurons.models import ModelPair, Source
 from safety_neurons.runs import RunFolder
 from safety_neurons.storage import require_place
 from tests.commands import invoke, refused, replaced
-from tests.tiny import tokenizer
+from tests.tiny import random_model, tokenizer
 
 
 def identity(folder: Path, adapter: Path | None = None, **more) -> str:
@@ -73,7 +73,9 @@ def test_zero_and_false_are_two_template_arguments(zoo, find_arguments, tmp_path
     words = tokenizer()
     words.chat_template = words.chat_template + "{% if think is false %} w9{% endif %}"
     words.save_pretrained(base)
-    arguments = replaced(replaced(find_arguments, "--aligned", base), "--unaligned", base)
+    sibling = Path(shutil.copytree(base, tmp_path / "sibling"))
+    random_model("llama", 1).save_pretrained(sibling)
+    arguments = replaced(replaced(find_arguments, "--aligned", base), "--unaligned", sibling)
     run = ("--out", tmp_path / "run")
     assert invoke(*arguments, *run, "--template-arg", "think=0").exit_code == 0
     refused(invoke(*arguments, *run, "--template-arg", "think=false"), "template_args")
