@@ -72,7 +72,7 @@ def _group() -> Any:
 
 def _commands() -> str:
     rows = [
-        f"| [`{name}`](commands/{name}.md) | {_first_sentence(_group().commands[name].help)} |"
+        f"| [`{name}`](commands/{name}.md) | {_first_paragraph(_group().commands[name].help)} |"
         for name in EXAMPLES
     ]
     return "\n".join(
@@ -89,7 +89,7 @@ def _commands() -> str:
     )
 
 
-def _first_sentence(text: str) -> str:
+def _first_paragraph(text: str) -> str:
     return " ".join(text.split("\n\n")[0].split())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
@@ -83,8 +84,8 @@ class Lines:
         write: Callable[[str], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console = Console(stderr=True, soft_wrap=True)
-        self._write = write or self._printed
+        console = Console(stderr=True, soft_wrap=True)
+        self._write = write or functools.partial(console.print, highlight=False, markup=False)
         self._clock = clock
 
     def track(self, items: Sequence[T], label: str, *, done: int = 0) -> Iterator[T]:
@@ -103,9 +104,6 @@ class Lines:
 
     def note(self, message: str) -> None:
         self._write(message)
-
-    def _printed(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False)
 
 
 def _minutes(seconds: float) -> str:

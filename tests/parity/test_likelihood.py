@@ -36,24 +36,24 @@ def plain_log_likelihood(model, prompt: list[int], completion: list[int]) -> tor
     return sum(logits[len(prompt) + i - 1, token] for i, token in enumerate(completion))
 
 
-@pytest.mark.parametrize("beginning", [0, 1, 5])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_likelihoods_and_gradients_equal_those_of_plain_passes(zoo, architecture, beginning):
-    pair, model = adapted(zoo, architecture)
+def asked_behind(beginning: int) -> list[list[int]]:
+    """Three prompts of other lengths with so many tokens in common."""
     shared, *own = prompts((beginning + 1, 2, 7, 4), seed=1)
-    asked = [shared[:beginning] + one[1:] for one in own]
-    answers = [one[1:] for one in prompts((2, 6, 4, 9, 3, 3), seed=2)]
-    completions = list(zip(answers[::2], answers[1::2], strict=True))
-    expected = torch.stack(
+    return [shared[:beginning] + one[1:] for one in own]
+
+
+def plain_log_likelihoods(model, asked, completions) -> torch.Tensor:
+    return torch.stack(
         [
-            torch.stack([plain_log_likelihood(model, prompt, c) for c in group])
+            torch.stack([plain_log_likelihood(model, prompt, list(c)) for c in group])
             for prompt, group in zip(asked, completions, strict=True)
         ]
     )
-    weights = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.5, 0.25]], dtype=torch.float64)
-    found, counts = log_likelihoods(pair, Side.UNALIGNED, asked, completions)
+
+
+def require_same(model, found, expected, weights) -> None:
+    """Values, and gradients of their weighted sum."""
     torch.testing.assert_close(found, expected, **EXACT)
-    assert counts.tolist() == [[len(c) for c in group] for group in completions]
     gradients = [
         torch.autograd.grad((values * weights).sum(), trained(model))
         for values in (found, expected)
@@ -64,16 +64,35 @@ def test_likelihoods_and_gradients_equal_those_of_plain_passes(zoo, architecture
         torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
 
 
-def test_a_prompt_is_read_once_for_its_completions(zoo, monkeypatch):
-    pair, _ = adapted(zoo, "llama")
-    read = []
+@pytest.fixture
+def read(monkeypatch) -> list[tuple[int, ...]]:
+    """The shapes of the tokens that passes read."""
+    shapes: list[tuple[int, ...]] = []
     forward = PairedRows.forward
 
     def watched(self, tokens, **options):
-        read.extend(tuple(t.ids.shape) for t in tokens.values())
+        shapes.extend(tuple(t.ids.shape) for t in tokens.values())
         return forward(self, tokens, **options)
 
     monkeypatch.setattr(PairedRows, "forward", watched)
+    return shapes
+
+
+@pytest.mark.parametrize("beginning", [0, 1, 5])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_likelihoods_and_gradients_equal_those_of_plain_passes(zoo, architecture, beginning):
+    pair, model = adapted(zoo, architecture)
+    asked = asked_behind(beginning)
+    answers = [one[1:] for one in prompts((2, 6, 4, 9, 3, 3), seed=2)]
+    completions = list(zip(answers[::2], answers[1::2], strict=True))
+    weights = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.5, 0.25]], dtype=torch.float64)
+    found, counts = log_likelihoods(pair, Side.UNALIGNED, asked, completions)
+    require_same(model, found, plain_log_likelihoods(model, asked, completions), weights)
+    assert counts.tolist() == [[len(c) for c in group] for group in completions]
+
+
+def test_a_prompt_is_read_once_for_its_completions(zoo, read):
+    pair, _ = adapted(zoo, "llama")
     beginning, *own = prompts((5, 3, 4), seed=1)
     asked = [beginning + one for one in own]
     log_likelihoods(pair, Side.UNALIGNED, asked, [([7, 8], [9])] * 2)
@@ -90,35 +109,14 @@ def test_openings_and_their_gradients_equal_those_of_plain_passes(
     zoo, architecture, beginning, openings
 ):
     pair, model = adapted(zoo, architecture)
-    shared, *own = prompts((beginning + 1, 2, 7, 4), seed=1)
-    asked = [shared[:beginning] + one[1:] for one in own]
-    expected = torch.stack(
-        [
-            torch.stack([plain_log_likelihood(model, prompt, list(of)) for of in openings])
-            for prompt in asked
-        ]
-    )
+    asked = asked_behind(beginning)
+    expected = plain_log_likelihoods(model, asked, [openings] * len(asked))
+    weights = torch.linspace(-1, 2, expected.numel(), dtype=torch.float64).view_as(expected)
     found = opening_likelihoods(pair, Side.UNALIGNED, asked, openings)
-    torch.testing.assert_close(found, expected, **EXACT)
-    weights = torch.linspace(-1, 2, found.numel(), dtype=torch.float64).view_as(found)
-    gradients = [
-        torch.autograd.grad((values * weights).sum(), trained(model))
-        for values in (found, expected)
-    ]
-    # Attention's softmax is in float32, and here rounds sums of what plain passes round apart.
-    for ours, plain in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+    require_same(model, found, expected, weights)
 
 
-def test_what_openings_begin_with_is_read_once(zoo, monkeypatch):
+def test_what_openings_begin_with_is_read_once(zoo, read):
     pair, _ = adapted(zoo, "llama")
-    read = []
-    forward = PairedRows.forward
-
-    def counting(self, tokens, **options):
-        read.append(tokens[Side.UNALIGNED].ids.shape)
-        return forward(self, tokens, **options)
-
-    monkeypatch.setattr(PairedRows, "forward", counting)
     opening_likelihoods(pair, Side.UNALIGNED, [[1, 2, 3], [1, 5, 6]], [(9, 8, 7), (9, 5), (4,)])
     assert read[-1] == (2, 3)  # one row a prompt: the prompt's last token, 9 and 8

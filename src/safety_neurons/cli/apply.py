@@ -37,11 +37,7 @@ def command(
     ] = None,
     share: Annotated[
         float | None,
-        typer.Option(
-            parser=o.parse_share,
-            metavar="FRACTION",
-            help="Of a run: the fraction of all neurons that is changed.",
-        ),
+        o.share_option("Of a run: the fraction of all neurons that is changed."),
     ] = None,
     ranking: Annotated[
         str | None, typer.Option(help="By default the run's primary ranking.")

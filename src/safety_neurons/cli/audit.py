@@ -53,11 +53,7 @@ def command(
     ] = None,
     share: Annotated[
         float | None,
-        typer.Option(
-            parser=o.parse_share,
-            metavar="FRACTION",
-            help="Which fraction of the neurons is looked at; else the chosen one.",
-        ),
+        o.share_option("Which fraction of the neurons is looked at; else the chosen one."),
     ] = None,
     drift: Annotated[bool, typer.Option(help="Compare neurons.")] = True,
     judge: o.Judge = defaults.JUDGE,

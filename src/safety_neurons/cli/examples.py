@@ -1,7 +1,7 @@
 """A worked example or two of each command, for its `--help` and its page in the docs.
 
-All of them can be typed one after the other where nothing is but the package: they build on the
-embedded pair and on what the ones before have written.
+Names in capitals and files are the user's own; the other examples build on the embedded pair and on
+what the ones before have written.
 """
 
 from __future__ import annotations

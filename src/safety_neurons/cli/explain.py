@@ -21,11 +21,7 @@ def command(
     run: o.Run,
     share: Annotated[
         float | None,
-        typer.Option(
-            parser=o.parse_share,
-            metavar="FRACTION",
-            help="The fraction of all neurons; else what `validate` chose, or 0.02.",
-        ),
+        o.share_option("The fraction of all neurons; else what `validate` chose, or 0.02."),
     ] = None,
     ranking: Annotated[
         str | None, typer.Option(help="By default the run's primary ranking.")

@@ -41,11 +41,7 @@ def command(
     ] = None,
     share: Annotated[
         float | None,
-        typer.Option(
-            parser=o.parse_share,
-            metavar="FRACTION",
-            help="The fraction that is multiplied; else the chosen one.",
-        ),
+        o.share_option("The fraction that is multiplied; else the chosen one."),
     ] = None,
     singles: Annotated[
         int | None, typer.Option(help="Neurons that are removed one by one.", min=0)

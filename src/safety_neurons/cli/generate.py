@@ -17,9 +17,7 @@ def command(
     run: o.Run,
     share: Annotated[
         float,
-        typer.Option(
-            parser=o.parse_share, metavar="FRACTION", help="The fraction of all neurons to patch."
-        ),
+        o.share_option("The fraction of all neurons to patch."),
     ],
     prompts: Annotated[str, typer.Option(help="A .jsonl, .csv or .parquet file of prompts.")],
     out: o.Out,

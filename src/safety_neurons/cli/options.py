@@ -19,6 +19,7 @@ from safety_neurons.registry import HARM_JUDGES, JUDGES, RANKINGS
 if TYPE_CHECKING:
     import torch
 
+    from safety_neurons.judges import Judges as ChosenJudges
     from safety_neurons.models import ModelPair
     from safety_neurons.progress import Progress
     from safety_neurons.runs import RunFolder
@@ -226,6 +227,11 @@ def _parse_number(text: str) -> float:
         raise ValueError(text) from None
 
 
+def share_option(said: str) -> Any:
+    """An option that is one share, 0.05 or 5%, with its help."""
+    return typer.Option(parser=parse_share, metavar="FRACTION", help=said)
+
+
 def parse_share(text: str) -> float:
     """A fraction, 0.05 or 5%."""
     try:
@@ -275,6 +281,17 @@ def _parse_value(text: str) -> Any:
         return json.loads(plain, parse_constant=lambda name: name)
     except (ValueError, RecursionError):
         return text
+
+
+def judging(names: list[str] | None, calibration: Path | None) -> ChosenJudges:
+    """The judges that options name; a calibration is shown to be the first one's."""
+    from safety_neurons.judges import judges_of
+    from safety_neurons.judges.calibration import Calibration
+
+    judges = judges_of(names or defaults.JUDGE)
+    if calibration is not None:
+        Calibration.read(calibration, judges.first.name)
+    return judges
 
 
 def load_pair(

@@ -58,16 +58,12 @@ def command(
     harmless ones half and half), unless a column `split` says find, select and test. Rankings are
     made in float32; --dtype is that of the validation.
     """
-    from safety_neurons.judges import judges_of
-    from safety_neurons.judges.calibration import Calibration
     from safety_neurons.report import render_report
     from safety_neurons.storage import require_place
     from safety_neurons.studies.finding import find
     from safety_neurons.studies.validation import validate
 
-    judges = judges_of(judge or defaults.JUDGE)
-    if calibration is not None:
-        Calibration.read(calibration, judges.first.name)
+    judges = o.judging(judge, calibration)
     require_place(out, folder=True)
     options = find_options(ranking, site, max_new_tokens, batch_size, system, template_arg)
     validation = validate_options(
@@ -119,11 +115,11 @@ def _prompts(
     seed: int,
 ) -> tuple[PromptSet, PromptSet, TestPrompts]:
     """Harmful prompts to find on, harmless ones to read there, and what is tested on."""
-    from safety_neurons.prompts import Kind, Split, builtin, load_prompts, parts_of
+    from safety_neurons.prompts import Kind, Split, builtin, parts_of
     from safety_neurons.studies.validation import TestPrompts
 
     found_on, read = builtin(Kind.HARMFUL, Split.FIND), builtin(Kind.HARMLESS, Split.FIND)
-    tested = TestPrompts.builtin()
+    tested = TestPrompts.of_files(borderline=borderline, column=column)
     if harmful is not None:
         shares = {"find": 1 / 2, "select": 1 / 6, "test": 1 / 3}
         found_on, select, test = parts_of(harmful, shares, column=column, seed=seed)
@@ -132,6 +128,4 @@ def _prompts(
         shares = {"find": 1 / 2, "test": 1 / 2}
         read, rest = parts_of(harmless, shares, column=column, seed=seed)
         tested = replace(tested, harmless=rest)
-    if borderline is not None:
-        tested = replace(tested, borderline=load_prompts(borderline, column=column))
     return found_on, read, tested

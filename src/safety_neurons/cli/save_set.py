@@ -17,9 +17,7 @@ def command(
     run: o.Run,
     share: Annotated[
         float,
-        typer.Option(
-            parser=o.parse_share, metavar="FRACTION", help="The fraction of all neurons to save."
-        ),
+        o.share_option("The fraction of all neurons to save."),
     ],
     out: o.Out,
     ranking: Annotated[

@@ -42,14 +42,10 @@ def command(
     power: o.Power = False,
 ) -> None:
     """Patch the ranked neurons between the models and measure what it does to refusals."""
-    from safety_neurons.judges import judges_of
-    from safety_neurons.judges.calibration import Calibration
     from safety_neurons.runs import RunFolder
     from safety_neurons.studies.validation import TestPrompts, plan_prompts, validate
 
-    judges = judges_of(judge or defaults.JUDGE)
-    if calibration is not None:
-        Calibration.read(calibration, judges.first.name)
+    judges = o.judging(judge, calibration)
     folder = RunFolder.open(run)
     folder.require("find")
     tested = TestPrompts.of_files(prompts, harmless, borderline, column=prompt_column, seed=seed)

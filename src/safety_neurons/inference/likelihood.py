@@ -7,7 +7,7 @@ gradients flow through the caches. Logits are computed at completion positions a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -67,7 +67,7 @@ def opening_likelihoods(
     Returns:
         The log-likelihood in nats of each opening, summed over its tokens.
     """
-    read = _longest(tuple(opening[:-1]) for opening in openings)
+    read = opening_rows(openings)
     logits, _ = _logits(group, role, prompts, [read] * len(prompts), edits)
     exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
     exact = exact.view(len(prompts), len(read), *exact.shape[1:])
@@ -82,10 +82,14 @@ def opening_likelihoods(
     return torch.stack(found, dim=1)
 
 
-def _longest(sequences: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """The sequences that are the beginning of no other one."""
+def opening_rows(openings: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """What must be read behind a prompt to know how likely each opening is.
+
+    Returns:
+        The openings without their last tokens, but for those that another one begins with.
+    """
     kept: list[tuple[int, ...]] = []
-    for tokens in sorted(set(sequences), key=len, reverse=True):
+    for tokens in sorted({tuple(opening[:-1]) for opening in openings}, key=len, reverse=True):
         if not any(longer[: len(tokens)] == tokens for longer in kept):
             kept.append(tokens)
     return kept

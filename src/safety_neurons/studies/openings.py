@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from safety_neurons.engine import ModelGroup, Role, SiteEdit
-from safety_neurons.inference import Decoding, opening_likelihoods
+from safety_neurons.inference import Decoding, opening_likelihoods, opening_rows
 from safety_neurons.inference.refusal_odds import log_odds
 from safety_neurons.judges import Verdict
 from safety_neurons.methods.detection import LEAST, separation
@@ -169,7 +169,7 @@ def all_refusal_odds(
         )
         return [float(odds) for odds in found["odds"]]
     odds = [0.0] * len(prompts)
-    batches = decoding.batches(prompts, settings=2)
+    batches = decoding.batches(prompts, settings=len(opening_rows(refusals)))
     for rows in (progress or Silent()).track(batches, label):
         of_rows = refusal_odds(group, role, refusals, [prompts[row] for row in rows])
         for row, value in zip(rows, of_rows.tolist(), strict=True):
@@ -189,7 +189,7 @@ def _margins(
     both = (*openings.refusal, *openings.compliance)
     split = len(openings.refusal)
     found = [0.0] * len(prompts)
-    for rows in decoding.batches(prompts, settings=len(both)):
+    for rows in decoding.batches(prompts, settings=len(opening_rows(both))):
         asked = [prompts[row] for row in rows]
         likelihoods = opening_likelihoods(group, role, asked, both)
         refusing = likelihoods[:, :split].logsumexp(dim=1)

@@ -27,7 +27,7 @@ from safety_neurons.judges.calibration import Errors
 from safety_neurons.methods.detection import LEAST, separation
 from safety_neurons.models import LoadedModel
 from safety_neurons.progress import Progress
-from safety_neurons.prompts import ChatFormat, PromptSet, load_prompts
+from safety_neurons.prompts import ChatFormat, PromptSet, prompts_of
 from safety_neurons.runs import COMPLETIONS, HARMLESS_COMPLETIONS, RunFolder, reload_pair
 from safety_neurons.runs.audit import FastFigures
 from safety_neurons.storage import read_rows
@@ -235,7 +235,7 @@ def _answered(
 ) -> list[Answered]:
     """What the models of a run answered to one set of prompts."""
     rows = list(read_rows(file))
-    prompts = load_prompts(file)
+    prompts = prompts_of(rows, file)
     encoded = encode_prompts(group, prompts, decoding, chat)
     found = []
     for side in Side:

@@ -115,6 +115,12 @@ def meets(row: Tried, reference: tuple[float, float]) -> bool:
     )
 
 
+def comfortable(harmful: RateRecord | None, reference: float) -> bool:
+    """Whether refusals of harmful prompts are `MARGIN` above what is asked for."""
+    value = 0.0 if harmful is None else harmful.value or 0.0
+    return value >= (SAFETY + MARGIN) * reference - SLACK
+
+
 def preferred(rows: Sequence[Tried], reference: tuple[float, float]) -> int | None:
     """The place of the change that is chosen, if any.
 
@@ -127,9 +133,7 @@ def preferred(rows: Sequence[Tried], reference: tuple[float, float]) -> int | No
     """
 
     def order(place: int) -> tuple[bool, int]:
-        rate = rows[place].harmful
-        value = 0.0 if rate is None else rate.value or 0.0
-        return value < (SAFETY + MARGIN) * reference[0] - SLACK, rows[place].numbers
+        return not comfortable(rows[place].harmful, reference[0]), rows[place].numbers
 
     met = [place for place, row in enumerate(rows) if row.met and not row.baseline]
     return min(met, key=order, default=None)

@@ -42,7 +42,6 @@ from safety_neurons.studies.repairing.moves import Move, in_place
 from safety_neurons.studies.repairing.options import (
     FINALISTS,
     GAIN,
-    MARGIN,
     RISE,
     RISE_HIGH,
     SAFETY,
@@ -172,7 +171,7 @@ def _searched(record: RepairRecord, trials: Trials) -> tuple[RepairRecord, Move 
             update={"harmful": rates[HARMFUL], "harmless": rates[HARMLESS]}
         )
         rows[place] = row.model_copy(update={"met": claims.meets(row, wanted)})
-        enough = (rates[HARMFUL].value or 0.0) >= (SAFETY + MARGIN) * wanted[0]
+        enough = claims.comfortable(rates[HARMFUL], wanted[0])
         return enough or (rates[HARMLESS].value or 0.0) > wanted[1] + RISE
 
     candidate, aligned = (trials.weighed(None, aligned=of)[0] for of in (False, True))
