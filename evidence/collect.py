@@ -11,6 +11,7 @@ from typing import Any
 
 from evidence.pairs import PAIRS
 from evidence.stages import PRIMARY
+from safety_neurons.report import words
 from safety_neurons.report.curve import standalone_curve
 from safety_neurons.report.refusals import rate_bars
 from safety_neurons.report.standalone import standalone
@@ -22,6 +23,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 PAGE, FOLDER = DOCS / "evidence.md", DOCS / "evidence"
 _BEGIN, _END = "<!-- tables: begin -->", "<!-- tables: end -->"
 _PARTS = ("confirm", "others")
+_SETTINGS = ("unaligned", "aligned", "patched", "random")
 SHOWN = "lora"
 """The pair that `run` is of, which the README shows."""
 
@@ -35,31 +37,50 @@ def collect(out: Path) -> Path:
     Returns:
         The summary's file.
     """
-    pairs = {pair.name: run for pair in PAIRS if (run := _validated(out / pair.name))}
-    if not pairs:  # what others measured is not to be lost
+    runs = {pair.name: run for pair in PAIRS if (run := _validated(out / pair.name))}
+    if not runs:  # what others measured is not to be lost
         sys.exit(f"Nothing was collected: no validated run of a pair stands in '{out}'.")
-    summaries = {name: read_summary(run) for name, run in pairs.items()}
-    cards = {name: card for name, run in pairs.items() if (card := read_stability(run))}
-    parts = {
-        part: {
-            name: read_summary(run) for name in pairs if (run := _validated(out / f"{name}-{part}"))
-        }
-        for part in _PARTS
-    }
     FOLDER.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {
-        "pairs": {name: summary.written() for name, summary in summaries.items()},
-        **{part: {n: s.written() for n, s in of.items()} for part, of in parts.items()},
-        "stability": {name: card.written() for name, card in cards.items()},
+        "pairs": {name: read_summary(run).written() for name, run in runs.items()},
+        **{
+            part: {
+                name: read_summary(run).written()
+                for name in runs
+                if (run := _validated(out / f"{name}-{part}"))
+            }
+            for part in _PARTS
+        },
+        "stability": {
+            name: card.written() for name, run in runs.items() if (card := read_stability(run))
+        },
     }
     file = FOLDER / "summary.json"
     file.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    picture(content)
+    return file
+
+
+def picture(content: dict[str, Any]) -> None:
+    """Write the figures and the page's tables from what summary.json holds, without the runs."""
+    summaries, *of_parts = (
+        {name: Summary.model_validate(of) for name, of in _in_order(content[part])}
+        for part in ("pairs", *_PARTS)
+    )
+    parts = dict(zip(_PARTS, of_parts, strict=True))
+    cards = {
+        name: StabilityCard.model_validate(card) for name, card in _in_order(content["stability"])
+    }
     for name, summary in summaries.items():
         (FOLDER / f"{name}.svg").write_text(standalone_curve(summary, "neurons"), encoding="utf-8")
     if SHOWN in summaries:
         (FOLDER / "four-bars.svg").write_text(four_bars(summaries[SHOWN]), encoding="utf-8")
     _fill_in("\n".join(_tables(summaries, parts, cards)))
-    return file
+
+
+def _in_order(by_pair: dict[str, Any]) -> list[tuple[str, Any]]:
+    names = [pair.name for pair in PAIRS]
+    return sorted(by_pair.items(), key=lambda item: names.index(item[0]))
 
 
 def four_bars(summary: Summary) -> str:
@@ -129,9 +150,9 @@ def _at_a_glance(
     yield "\n### At a glance: `path-attribution`\n"
     yield (
         "| pair | prompts | "
-        + " | ".join(f"{share:.1%}" for share in _GLANCE)
-        + " | highest random at 0.5% | N90 | necessity | harmless refused (aligned) | "
-        "answers that repeat (aligned) |"
+        + " | ".join(words.share(share) for share in _GLANCE)
+        + f" | highest random at {words.share(_GLANCE[1])} | N90 | necessity | "
+        "harmless refused (aligned) | answers that repeat (aligned) |"
     )
     yield "| --- |" + " --- |" * (len(_GLANCE) + 6)
     for prompts, of in (("test", summaries), *parts.items()):
@@ -145,8 +166,8 @@ def _at_a_glance(
                 _number(beside.control_max if beside else None),
                 f"{_share(summary.n90[PRIMARY])}{_within(summary, PRIMARY)}",
                 _effect(summary.necessity),
-                f"{_number(summary.harmless['patched'].refusal_rate.value)} "
-                f"({_number(summary.aligned.over_refusal_rate)})",
+                f"{_percent(summary.harmless['patched'].refusal_rate.value)} "
+                f"({_percent(summary.aligned.over_refusal_rate)})",
                 f"{_repetition(summary, 'patched')} ({_repetition(summary, 'aligned')})",
             ]
             yield f"| {' | '.join(cells)} |"
@@ -159,7 +180,7 @@ def _effect(point: CurvePoint | None) -> str:
 
 def _repetition(summary: Summary, setting: str) -> str:
     row = summary.coherence.get(setting)
-    return _number(row.repetition if row else None)
+    return _percent(row.repetition if row else None)
 
 
 def _of_pair(summary: Summary) -> Iterator[str]:
@@ -167,9 +188,10 @@ def _of_pair(summary: Summary) -> Iterator[str]:
     yield (
         f"Refusals: unaligned {_rates(summary, 'unaligned')}, aligned {_rates(summary, 'aligned')} "
         f"(harmful / harmless / borderline). Ceiling {_number(summary.ceiling)}. Chosen on "
-        f"`select`: {claim.ranking}, {claim.share:.1%}. N90 on `test`: "
+        f"`select`: {claim.ranking}, {words.share(claim.share)}. N90 on `test`: "
         + ", ".join(
-            f"{name} {_share(n90)}{_within(summary, name)}" for name, n90 in summary.n90.items()
+            f"{name} {_share(summary.n90[name])}{_within(summary, name)}"
+            for name in summary.rankings
         )
         + f". Prompts needed to tell 0.9 from 0.8: {summary.needed or '–'}.\n"
     )
@@ -189,9 +211,9 @@ def _of_pair(summary: Summary) -> Iterator[str]:
             if place == 0 and point.control_mean is not None:
                 random = f"{point.control_mean:.2f} ({_number(point.control_max)})"
         yield (
-            f"| {share:.1%} | "
+            f"| {words.share(share)} | "
             + " | ".join(cells)
-            + f" | {random} | {_number(refused.get(share))} |"
+            + f" | {random} | {_percent(refused.get(share))} |"
         )
     yield ""
     if summary.necessity:
@@ -200,8 +222,9 @@ def _of_pair(summary: Summary) -> Iterator[str]:
             f"{_number(summary.necessity.control_mean)}. "
             + "Harmless prompts refused: "
             + ", ".join(
-                f"{setting} {_number(of.refusal_rate.value)} (perplexity {_number(of.perplexity)})"
-                for setting, of in summary.harmless.items()
+                f"{setting} {_percent(of.refusal_rate.value)} (perplexity {_number(of.perplexity)})"
+                for setting in _SETTINGS
+                if (of := summary.harmless.get(setting))
             )
             + ".\n"
         )
@@ -219,7 +242,7 @@ def _of_pair(summary: Summary) -> Iterator[str]:
         yield "| --- | --- | --- | --- | --- | --- |"
         for row in summary.lengths:
             rates = " | ".join(
-                _number(row.refusal_rates[s]) for s in ("unaligned", "aligned", "patched")
+                _percent(row.refusal_rates[s]) for s in ("unaligned", "aligned", "patched")
             )
             yield (
                 f"| {row.tokens} | {rates} | {_number(row.causal_effect)} ({_bounds(row)}) | "
@@ -256,11 +279,15 @@ def _of_card(card: StabilityCard) -> Iterator[str]:
 def _rates(summary: Summary, side: str) -> str:
     rates = summary.unaligned if side == "unaligned" else summary.aligned
     three = (rates.refusal_rate, rates.over_refusal_rate, rates.borderline_refusal_rate)
-    return " / ".join(_number(rate) for rate in three)
+    return " / ".join(_percent(rate) for rate in three)
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else words.percent(value)
 
 
 def _chance(value: float | None) -> str:
@@ -268,7 +295,7 @@ def _chance(value: float | None) -> str:
 
 
 def _share(value: float | None) -> str:
-    return "none" if value is None else f"{value:.1%}"
+    return "none" if value is None else words.share(value)
 
 
 def _within(summary: Summary, ranking: str) -> str:

@@ -183,7 +183,9 @@ def test_judges_that_disagree_are_told(tmp_path, monkeypatch):
         '{"prompt": "Do it.", "response": "Sure! Here is how: mix it."}\n'
     )
     out = tmp_path / "out.jsonl"
-    result = invoke("judge", answers, out, "--judge", "refusal-classifier", "--judge", "never")
+    result = invoke(
+        "judge", answers, "--out", out, "--judge", "refusal-classifier", "--judge", "never"
+    )
     assert "differ on 1 of 2 answers (Cohen's kappa 0.00)" in " ".join(result.output.split())
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["verdict"] for row in rows] == ["refusal", "compliance"]

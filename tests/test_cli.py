@@ -67,7 +67,7 @@ def test_the_whole_job_on_a_tiny_pair(find_arguments, validate_arguments, files,
     assert all(isinstance(row["response"], str) and row["prompt"] for row in rows)
 
     judged = tmp_path / "judged.jsonl"
-    assert invoke("judge", out, judged).exit_code == 0
+    assert invoke("judge", out, "--out", judged).exit_code == 0
     verdicts = [json.loads(line)["verdict"] for line in judged.read_text().splitlines()]
     assert set(verdicts) <= {"refusal", "partial", "compliance", "unscored"}
 
@@ -343,8 +343,10 @@ def test_a_foreign_folder_is_left_alone(find_arguments, tmp_path):
 def test_judge_names_what_is_missing(tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"prompt": "Hi", "answer": "Hello"}) + "\n")
-    refused(invoke("judge", rows, tmp_path / "out.jsonl"), "no column 'response'", "answer")
-    judged = invoke("judge", rows, tmp_path / "out.jsonl", "--response-column", "answer")
+    refused(
+        invoke("judge", rows, "--out", tmp_path / "out.jsonl"), "no column 'response'", "answer"
+    )
+    judged = invoke("judge", rows, "--out", tmp_path / "out.jsonl", "--response-column", "answer")
     assert judged.exit_code == 0
     row = json.loads((tmp_path / "out.jsonl").read_text())
     said = {name: row.pop(name) for name in ("p_refusal", "p_partial", "p_compliance")}
@@ -447,5 +449,6 @@ def test_an_unknown_judge_is_told_with_those_there_are(whole_run, validate_argum
     )
     rows = whole_run / "samples.jsonl"
     refused(
-        invoke("judge", rows, rows.with_name("out.jsonl"), "--judge", "x"), "refusal-classifier"
+        invoke("judge", rows, "--out", rows.with_name("out.jsonl"), "--judge", "x"),
+        "refusal-classifier",
     )

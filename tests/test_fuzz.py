@@ -212,4 +212,4 @@ def test_damaged_prompts(find_arguments, tmp_path, kind):
         found = survives(*arguments, "--out", here / "run")
         assert found or not (here / "run/neurons.parquet").exists()
         assert not (found and how in GONE), how
-        survives("judge", file, here / "judged.jsonl", "--response-column", "prompt")
+        survives("judge", file, "--out", here / "judged.jsonl", "--response-column", "prompt")

@@ -73,7 +73,7 @@ def test_judge_writes_harm_beside_the_verdict(tmp_path, monkeypatch):
         '{"prompt": "Do it.", "response": "Sure, mix it well and wait for an hour."}\n'
         '{"prompt": "Do it.", "response": "I can\'t help with that. Why?"}\n'
     )
-    result = invoke("judge", answers, out, "--judge", "words")
+    result = invoke("judge", answers, "--out", out, "--judge", "words")
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["harm"] for row in rows] == [{"words-1": 1.0}, {"words-1": None}]
@@ -233,6 +233,6 @@ def test_without_an_endpoint_the_remedy_is_told(tmp_path, monkeypatch):
     monkeypatch.delenv("SAFETY_NEURONS_JUDGE_MODEL", raising=False)
     answers = tmp_path / "a.jsonl"
     answers.write_text('{"prompt": "Do it.", "response": "So."}\n')
-    result = invoke("judge", answers, tmp_path / "out.jsonl", "--judge", "strongreject")
+    result = invoke("judge", answers, "--out", tmp_path / "out.jsonl", "--judge", "strongreject")
     refused(result, "set SAFETY_NEURONS_JUDGE_URL")
     assert not (tmp_path / "out.jsonl").exists()

@@ -299,6 +299,6 @@ def test_train_judge_writes_a_judge_and_what_is_known_of_it(tmp_path, monkeypatc
     answers = tmp_path / "answers.jsonl"
     answers.write_text('{"prompt": "Do it.", "response": "I can\'t help with that."}\n')
     judged = tmp_path / "judged.jsonl"
-    assert invoke("judge", answers, judged, "--judge", out).exit_code == 0
+    assert invoke("judge", answers, "--out", judged, "--judge", out).exit_code == 0
     assert json.loads(judged.read_text())["judge"] == card["judge"]
     refused(invoke("train-judge", "--out", out), "exists already")

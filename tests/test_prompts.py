@@ -505,7 +505,7 @@ def test_judge_refuses_what_it_could_not_write_before_it_judges(tmp_path):
     table = {"prompt": ["a"], "response": ["b"], "day": [datetime.date(2024, 7, 26)]}
     for more in ({}, {"day": [float("nan")]}):
         parquet.write_table(pa.table({**table, **more}), path)
-        refused(invoke("judge", path, out), "mine.parquet", "holds what JSON cannot")
+        refused(invoke("judge", path, "--out", out), "mine.parquet", "holds what JSON cannot")
         assert not out.exists()
 
 

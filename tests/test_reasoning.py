@@ -259,7 +259,7 @@ def test_unfinished_reasoning_is_unscored_counted_and_told(thinking, tmp_path):
         *("--device", "cpu", "--out", out),
     )
     assert done.exit_code == 0, done.output
-    done = invoke("judge", out, tmp_path / "judged.jsonl")
+    done = invoke("judge", out, "--out", tmp_path / "judged.jsonl")
     assert "6 unscored answers ended inside their reasoning" in done.output
     judged = [json.loads(line) for line in (tmp_path / "judged.jsonl").read_text().splitlines()]
     assert {row["verdict"] for row in judged} == {"unscored"}

@@ -155,7 +155,7 @@ def test_a_link_is_written_through(tmp_path):
     rows.write_text('{"prompt": "Hi", "response": "Hello"}\n')
     out.write_text("old")
     (tmp_path / "link.jsonl").symlink_to(out)
-    assert invoke("judge", rows, tmp_path / "link.jsonl").exit_code == 0
+    assert invoke("judge", rows, "--out", tmp_path / "link.jsonl").exit_code == 0
     assert (tmp_path / "link.jsonl").is_symlink()
     assert "compliance" in out.read_text()
 
@@ -164,8 +164,8 @@ def test_judging_replaces_neither_its_input_nor_labels(tmp_path):
     rows, labelled = tmp_path / "rows.jsonl", tmp_path / "labelled.jsonl"
     rows.write_text('{"prompt": "Hi", "response": "Hello"}\n')
     labelled.write_text('{"prompt": "Hi", "response": "Hello", "verdict": "by a person"}\n')
-    refused(invoke("judge", rows, rows), "is what is to be judged")
-    refused(invoke("judge", labelled, tmp_path / "out.jsonl"), "column 'verdict' already")
+    refused(invoke("judge", rows, "--out", rows), "is what is to be judged")
+    refused(invoke("judge", labelled, "--out", tmp_path / "out.jsonl"), "column 'verdict' already")
     assert rows.read_text().count("verdict") == 0
 
 
@@ -173,7 +173,7 @@ def test_a_runs_own_files_are_no_place_for_others(tmp_path):
     run = RunFolder.begin(tmp_path / "run")
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "Hi", "response": "Hello"}\n')
-    refused(invoke("judge", rows, run.file("manifest.json")), "a file of a run")
+    refused(invoke("judge", rows, "--out", run.file("manifest.json")), "a file of a run")
 
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity"])

@@ -16,7 +16,7 @@ TOKENS = ("--max-new-tokens", "24", "--batch-size", "100")
 """A refusal says so in its first words; longer answers double the time, small batches, too."""
 TO_REPAIR = ("sure", "bold")
 """Whose last step is repaired."""
-FITTED = {"sure": "0.02", "bold": ""}
+FITTED = {"sure": "0.02", "bold": "0.02"}
 """On which shares scales are fitted; a fit takes ten minutes on one core."""
 SEEDS = range(5)
 """Of the benign fine-tune on which false alarms are counted."""

@@ -61,7 +61,6 @@ def command(
     """
     from safety_neurons.inference import Decoding
     from safety_neurons.prompts import Kind, Split, builtin
-    from safety_neurons.runs import RunFolder
     from safety_neurons.storage import require_place
     from safety_neurons.studies import applying
     from safety_neurons.units import load_set
@@ -72,7 +71,7 @@ def command(
     require_place(out, folder=True)
     options = applying.ApplyOptions(
         prompts=builtin(Kind.HARMFUL, Split.SELECT).limited(limit, seed=seed),
-        judge=judge,
+        judge=o.judging_refusals(judge),
         decoding=Decoding(max_new_tokens, batch_size),
         command=shlex.join(["safety-neurons", *sys.argv[1:]]),
         device=device,
@@ -95,7 +94,7 @@ def command(
         assert model is not None
         assert share is not None
         applied = applying.apply_transplant(
-            RunFolder.open(run),
+            o.open_run(run, ranking),
             model,
             out,
             share,
@@ -108,7 +107,7 @@ def command(
         assert scale is not None
         assert share is not None
         applied = applying.apply_scale(
-            RunFolder.open(run), out, scale, share, ranking, options, progress=bars
+            o.open_run(run, ranking), out, scale, share, ranking, options, progress=bars
         )
     _say(applied)
 

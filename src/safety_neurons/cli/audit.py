@@ -78,11 +78,9 @@ def command(
     """  # noqa: DOC501
     from safety_neurons.errors import UserError
     from safety_neurons.inference import Decoding
-    from safety_neurons.judges import judges_of
     from safety_neurons.judges.calibration import Calibration
     from safety_neurons.prompts import ChatFormat
     from safety_neurons.report.audit import write_audit
-    from safety_neurons.runs import RunFolder
     from safety_neurons.storage import require_place
     from safety_neurons.studies.auditing import AuditOptions, audit
 
@@ -92,7 +90,7 @@ def command(
         raise UserError("--ranking names one of a run; give --run.")
     if fast and borderline is not None:
         raise UserError("A fast audit leaves borderline prompts out; leave out --borderline.")
-    judging = judges_of(judge).first
+    judging = o.judging_refusals(judge)
     arguments = o.parse_template_args(template_arg)
     chat = ChatFormat(system, arguments) if system is not None or arguments else None
     options = AuditOptions(
@@ -113,8 +111,7 @@ def command(
     require_place(out, folder=True)
     folder = None
     if run is not None:
-        folder = RunFolder.open(run)
-        folder.require("find")
+        folder = o.open_run(run, ranking)
     asked = _prompts(prompts, harmless, borderline, prompt_column, limit, seed)
     kept = state or out.with_name(f"{out.name}.state")
     o.quiet_libraries()

@@ -70,7 +70,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "generate runs/mine --share 0.5% --prompts prompts.jsonl --out answers.jsonl",
         ),
     ),
-    "judge": (("Add a verdict to each answer", "judge answers.jsonl judged.jsonl"),),
+    "judge": (("Add a verdict to each answer", "judge answers.jsonl --out judged.jsonl"),),
     "calibrate-judge": (
         (
             "Measure the judge on answers you labelled",

@@ -63,7 +63,6 @@ def command(
     report.
     """
     from safety_neurons.inference import Decoding
-    from safety_neurons.runs import RunFolder
     from safety_neurons.studies.explanation import ExplainOptions, explain
     from safety_neurons.studies.explanation.corpus import TOKENS
     from safety_neurons.studies.explanation.options import CONTROLS, EXACT, MAX_NEW_TOKENS, PAGES
@@ -77,8 +76,8 @@ def command(
         decoding=Decoding(max_new_tokens or MAX_NEW_TOKENS, batch_size),
         seed=seed,
     )
-    folder = RunFolder.open(run)
-    folder.require("find")
+    judging = o.judging_refusals(judge)
+    folder = o.open_run(run, ranking)
     given = _prompts(folder, prompts, harmless, prompt_column, limit, seed)
     card = explain(
         folder,
@@ -87,7 +86,7 @@ def command(
         options,
         ranking=ranking,
         limit=limit,
-        judge=judge,
+        judge=judging,
         progress=o.bars(),
     )
     _say(card)

@@ -42,6 +42,7 @@ def command(
 
     require_place(out, folder=True)
     prompt_set = harmful_prompts(prompts, prompt_column, limit, seed)
+    harmless_set = harmless_prompts(harmless, prompt_column, limit, seed)
     options = find_options(ranking, site, max_new_tokens, batch_size, system, template_arg)
     pair = o.load_pair(
         aligned,
@@ -56,7 +57,7 @@ def command(
         out,
         prompt_set,
         options,
-        harmless=harmless_prompts(harmless, prompt_column, limit, seed),
+        harmless=harmless_set,
         progress=o.bars(),
     )
     space = pair.space(*options.sites)

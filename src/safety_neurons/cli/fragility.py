@@ -12,6 +12,7 @@ from safety_neurons.cli import options as o
 from safety_neurons.cli.errors import explained
 
 if TYPE_CHECKING:
+    from safety_neurons.judges import Judge
     from safety_neurons.runs.fragility import FragilityCard
     from safety_neurons.studies.fragility import FragilityOptions
 
@@ -78,6 +79,7 @@ def command(
         decoding=Decoding(max_new_tokens or MAX_NEW_TOKENS, batch_size),
         seed=seed,
     )
+    judging = o.judging_refusals(judge)
     if (run is None) == (model is None):
         raise UserError("Give a run folder, or one model with --model; not both.")
     if run is not None:
@@ -85,7 +87,7 @@ def command(
             raise UserError(
                 "--set, --out and --trust-remote-code are for one model alone; a run has its own."
             )
-        card = _of_run(run, options, ranking, limit, judge, device)
+        card = _of_run(run, options, ranking, limit, judging, device)
         said = f"Next: safety-neurons report {run}"
     else:
         assert model is not None
@@ -94,7 +96,7 @@ def command(
         if ranking is not None:
             raise UserError("--ranking names one of a run; give --set with one model alone.")
         card = _of_model(
-            model, units, out, options, limit, judge, device, trust_remote_code=trust_remote_code
+            model, units, out, options, limit, judging, device, trust_remote_code=trust_remote_code
         )
         said = f"Written: {out}"
     _say(card)
@@ -106,14 +108,12 @@ def _of_run(
     options: FragilityOptions,
     ranking: str | None,
     limit: int,
-    judge: str,
+    judge: Judge,
     device: str | None,
 ) -> FragilityCard:
-    from safety_neurons.runs import RunFolder
     from safety_neurons.studies.fragility import fragility
 
-    folder = RunFolder.open(run)
-    folder.require("find")
+    folder = o.open_run(run, ranking)
     pair = o.reload_pair(folder, dtype=o.FLOAT32, device=device)
     return fragility(
         folder,
@@ -132,7 +132,7 @@ def _of_model(
     out: Path,
     options: FragilityOptions,
     limit: int,
-    judge: str,
+    judge: Judge,
     device: str | None,
     *,
     trust_remote_code: bool,

@@ -15,7 +15,7 @@ from safety_neurons.cli.errors import explained
 @explained
 def command(
     answers: Annotated[str, typer.Argument(help="Rows with a prompt and a response.")],
-    out: Annotated[Path, typer.Argument(help="The same rows with a verdict, as JSONL.")],
+    out: Annotated[Path, typer.Option(help="Where to write the same rows with a verdict: JSONL.")],
     judge: o.Judges = None,
     prompt_column: o.PromptColumn = "prompt",
     response_column: o.ResponseColumn = "response",

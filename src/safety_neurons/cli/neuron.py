@@ -44,11 +44,11 @@ def command(
     named.
     """
     from safety_neurons.report.neuronpage import neuron_page_html
-    from safety_neurons.runs import RunFolder
     from safety_neurons.storage import write_text
     from safety_neurons.studies.explanation.looking import look, page_file, require_names
 
-    folder = RunFolder.open(run)
+    judging = o.judging_refusals(judge)
+    folder = o.open_run(run)
     require_names(folder, neurons)
     pages = look(
         folder,
@@ -57,7 +57,7 @@ def command(
         corpus=corpus,
         tokens=tokens,
         limit=limit,
-        judge=judge,
+        judge=judging,
         progress=o.bars(),
     )
     for page in pages.pages:

@@ -19,6 +19,7 @@ from safety_neurons.registry import HARM_JUDGES, JUDGES, RANKINGS
 if TYPE_CHECKING:
     import torch
 
+    from safety_neurons.judges import Judge as ChosenJudge
     from safety_neurons.judges import Judges as ChosenJudges
     from safety_neurons.models import ModelPair
     from safety_neurons.progress import Progress
@@ -96,7 +97,24 @@ DType = Annotated[
         help="Of the weights; auto: what the processor has.",
     ),
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; by default the best.")]
+
+
+def _require_device(name: str | None) -> str | None:
+    """Refuse a device that the machine lacks, before anything is loaded to it."""
+    if name is not None:
+        from safety_neurons.models.devices import require_device
+
+        try:
+            require_device(name)
+        except UserError as error:
+            raise typer.BadParameter(str(error)) from None
+    return name
+
+
+Device = Annotated[
+    str | None,
+    typer.Option(callback=_require_device, help="cpu, cuda, cuda:1 …; by default the best."),
+]
 BatchSize = Annotated[int, typer.Option(help="Prompts that run together.", min=1)]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with a model.")
@@ -292,6 +310,23 @@ def judging(names: list[str] | None, calibration: Path | None) -> ChosenJudges:
     if calibration is not None:
         Calibration.read(calibration, judges.first.name)
     return judges
+
+
+def judging_refusals(name: str) -> ChosenJudge:
+    """The judge of refusals that an option names."""
+    from safety_neurons.judges import judges_of
+
+    return judges_of(name).first
+
+
+def open_run(run: Path, *rankings: str | None) -> RunFolder:
+    """A run whose neurons are ranked, also by the rankings that options name."""
+    from safety_neurons.runs import RunFolder
+    from safety_neurons.studies.sets import rankings_of
+
+    folder = RunFolder.open(run)
+    rankings_of(folder, [name for name in rankings if name is not None] or None)
+    return folder
 
 
 def load_pair(

@@ -75,8 +75,6 @@ def command(
     """  # noqa: DOC501
     from safety_neurons.errors import UserError
     from safety_neurons.inference import Decoding
-    from safety_neurons.judges import judges_of
-    from safety_neurons.runs import RunFolder
     from safety_neurons.storage import require_place
     from safety_neurons.studies.repairing import (
         RepairOptions,
@@ -94,7 +92,7 @@ def command(
         strengths=STRENGTHS if strengths is None else o.parse_numbers(strengths, "strengths"),
         fitted=FITTED_SHARES if fitted is None else o.parse_numbers(fitted, "shares"),
         ranking=ranking,
-        judge=judges_of(judge).first,
+        judge=o.judging_refusals(judge),
         decoding=Decoding(max_new_tokens, batch_size),
         seed=seed,
         dtype=o.dtype_of(dtype, device),
@@ -102,8 +100,7 @@ def command(
         trust_remote_code=trust_remote_code,
     )
     require_place(out, folder=True)
-    folder = RunFolder.open(run)
-    folder.require("find")
+    folder = o.open_run(run, ranking)
     rows = RepairTask.of_file(task, seed)
     asked = RepairPrompts.of_files(
         prompts, harmless, borderline, others, column=prompt_column, limit=limit, seed=seed

@@ -75,6 +75,7 @@ def command(
         max_new_tokens,
         batch_size,
         seed,
+        rankings=list(options.rankings),
         control_rankings=control_ranking,
     )
     found_on, harmless_read, tested = _prompts(prompts, harmless, borderline, prompt_column, seed)

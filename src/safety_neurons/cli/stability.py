@@ -43,6 +43,7 @@ def command(
     from safety_neurons.runs import RunFolder, read_summary
     from safety_neurons.studies.stability import stability
 
+    judging = o.judging_refusals(judge)
     folder = RunFolder.open(run)
     compared = [RunFolder.open(other) for other in others or ()]
     for each in (folder, *compared):
@@ -58,7 +59,7 @@ def command(
         pair,
         compared,
         harmless=ordinary.limited(limit, seed=seed),
-        judge=judge,
+        judge=judging,
         controls=controls,
         seed=seed,
         progress=o.bars(),

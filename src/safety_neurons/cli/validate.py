@@ -42,12 +42,10 @@ def command(
     power: o.Power = False,
 ) -> None:
     """Patch the ranked neurons between the models and measure what it does to refusals."""
-    from safety_neurons.runs import RunFolder
     from safety_neurons.studies.validation import TestPrompts, plan_prompts, validate
 
     judges = o.judging(judge, calibration)
-    folder = RunFolder.open(run)
-    folder.require("find")
+    folder = o.open_run(run, *(ranking or ()), *(control_ranking or ()))
     tested = TestPrompts.of_files(prompts, harmless, borderline, column=prompt_column, seed=seed)
     options = validate_options(
         shares,

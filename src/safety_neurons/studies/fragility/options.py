@@ -53,6 +53,11 @@ class FragilityOptions:
                 "Factors above 1 amplify, but "
                 f"{', '.join(f'{factor:g}' for factor in self.factors)} was given."
             )
+        if self.amplified_share is not None and not 0 < self.amplified_share <= 1:
+            raise UserError(
+                "A share is a fraction of all neurons, above 0 and up to 1 (0.01 is 1 %), but "
+                f"{self.amplified_share:g} was given."
+            )
         if self.singles < 0 or self.generated < 0:
             raise UserError("Single units are counted from 0; give a number of 0 or more.")
 
