@@ -11,7 +11,8 @@ from typing import Any
 
 from evidence.pairs import PAIRS
 from evidence.stages import PRIMARY
-from safety_neurons.report import words
+from safety_neurons import figures
+from safety_neurons.figures import percent
 from safety_neurons.report.curve import standalone_curve
 from safety_neurons.report.refusals import rate_bars
 from safety_neurons.report.standalone import standalone
@@ -150,8 +151,8 @@ def _at_a_glance(
     yield "\n### At a glance: `path-attribution`\n"
     yield (
         "| pair | prompts | "
-        + " | ".join(words.share(share) for share in _GLANCE)
-        + f" | highest random at {words.share(_GLANCE[1])} | N90 | necessity | "
+        + " | ".join(figures.share(share) for share in _GLANCE)
+        + f" | highest random at {figures.share(_GLANCE[1])} | N90 | necessity | "
         "harmless refused (aligned) | answers that repeat (aligned) |"
     )
     yield "| --- |" + " --- |" * (len(_GLANCE) + 6)
@@ -163,11 +164,11 @@ def _at_a_glance(
                 f"`{name}`",
                 f"{_ASKED[prompts]}, {curve[1.0].n}",
                 *(_effect(curve.get(share)) for share in _GLANCE),
-                _number(beside.control_max if beside else None),
+                percent(beside.control_max if beside else None),
                 f"{_share(summary.n90[PRIMARY])}{_within(summary, PRIMARY)}",
                 _effect(summary.necessity),
-                f"{_percent(summary.harmless['patched'].refusal_rate.value)} "
-                f"({_percent(summary.aligned.over_refusal_rate)})",
+                f"{percent(summary.harmless['patched'].refusal_rate.value)} "
+                f"({percent(summary.aligned.over_refusal_rate)})",
                 f"{_repetition(summary, 'patched')} ({_repetition(summary, 'aligned')})",
             ]
             yield f"| {' | '.join(cells)} |"
@@ -175,25 +176,25 @@ def _at_a_glance(
 
 
 def _effect(point: CurvePoint | None) -> str:
-    return "–" if point is None else f"{_number(point.causal_effect)} ({_bounds(point)})"
+    return "–" if point is None else figures.bounded(point.causal_effect, point.interval)
 
 
 def _repetition(summary: Summary, setting: str) -> str:
     row = summary.coherence.get(setting)
-    return _percent(row.repetition if row else None)
+    return percent(row.repetition if row else None)
 
 
 def _of_pair(summary: Summary) -> Iterator[str]:
     claim = summary.chosen
     yield (
         f"Refusals: unaligned {_rates(summary, 'unaligned')}, aligned {_rates(summary, 'aligned')} "
-        f"(harmful / harmless / borderline). Ceiling {_number(summary.ceiling)}. Chosen on "
-        f"`select`: {claim.ranking}, {words.share(claim.share)}. N90 on `test`: "
+        f"(harmful / harmless / borderline). Ceiling {percent(summary.ceiling)}. Chosen on "
+        f"`select`: {claim.ranking}, {figures.share(claim.share)}. N90 on `test`: "
         + ", ".join(
             f"{name} {_share(summary.n90[name])}{_within(summary, name)}"
             for name in summary.rankings
         )
-        + f". Prompts needed to tell 0.9 from 0.8: {summary.needed or '–'}.\n"
+        + f". Prompts needed to tell 90 % from 80 %: {summary.needed or '–'}.\n"
     )
     shares = sorted({point.share for point in summary.on("test")})
     refused = {point.share: point.refusal_rate.value for point in summary.harmless_curve}
@@ -209,20 +210,20 @@ def _of_pair(summary: Summary) -> Iterator[str]:
             point = next(p for p in summary.curve_of(ranking, "test") if p.share == share)
             cells.append(_effect(point))
             if place == 0 and point.control_mean is not None:
-                random = f"{point.control_mean:.2f} ({_number(point.control_max)})"
+                random = f"{percent(point.control_mean)} ({percent(point.control_max)})"
         yield (
-            f"| {words.share(share)} | "
+            f"| {figures.share(share)} | "
             + " | ".join(cells)
-            + f" | {random} | {_percent(refused.get(share))} |"
+            + f" | {random} | {percent(refused.get(share))} |"
         )
     yield ""
     if summary.necessity:
         yield (
             f"Necessity of the chosen set: {_effect(summary.necessity)}, random "
-            f"{_number(summary.necessity.control_mean)}. "
+            f"{percent(summary.necessity.control_mean)}. "
             + "Harmless prompts refused: "
             + ", ".join(
-                f"{setting} {_percent(of.refusal_rate.value)} (perplexity {_number(of.perplexity)})"
+                f"{setting} {percent(of.refusal_rate.value)} (perplexity {_number(of.perplexity)})"
                 for setting in _SETTINGS
                 if (of := summary.harmless.get(setting))
             )
@@ -231,10 +232,7 @@ def _of_pair(summary: Summary) -> Iterator[str]:
     if summary.dose:
         yield (
             "Dose: "
-            + ", ".join(
-                f"strength {p.strength:g} {_number(p.causal_effect)} ({_bounds(p)})"
-                for p in summary.dose
-            )
+            + ", ".join(f"strength {p.strength:g} {_effect(p)}" for p in summary.dose)
             + ".\n"
         )
     if summary.lengths:
@@ -242,10 +240,10 @@ def _of_pair(summary: Summary) -> Iterator[str]:
         yield "| --- | --- | --- | --- | --- | --- |"
         for row in summary.lengths:
             rates = " | ".join(
-                _percent(row.refusal_rates[s]) for s in ("unaligned", "aligned", "patched")
+                percent(row.refusal_rates[s]) for s in ("unaligned", "aligned", "patched")
             )
             yield (
-                f"| {row.tokens} | {rates} | {_number(row.causal_effect)} ({_bounds(row)}) | "
+                f"| {row.tokens} | {rates} | {figures.bounded(row.causal_effect, row.interval)} | "
                 f"{row.later['patched']} / {row.no_longer['patched']} |"
             )
         yield ""
@@ -253,7 +251,7 @@ def _of_pair(summary: Summary) -> Iterator[str]:
     if told:
         yield (
             "By category: "
-            + ", ".join(f"{row.category} {_number(row.causal_effect)} (n {row.n})" for row in told)
+            + ", ".join(f"{row.category} {percent(row.causal_effect)} (n {row.n})" for row in told)
             + ".\n"
         )
 
@@ -272,22 +270,18 @@ def _of_card(card: StabilityCard) -> Iterator[str]:
     yield "| set | effect here |"
     yield "| --- | --- |"
     for one in sets:
-        yield f"| {one.name} | {_number(one.causal_effect)} ({_bounds(one)}) |"
+        yield f"| {one.name} | {figures.bounded(one.causal_effect, one.interval)} |"
     yield ""
 
 
 def _rates(summary: Summary, side: str) -> str:
     rates = summary.unaligned if side == "unaligned" else summary.aligned
     three = (rates.refusal_rate, rates.over_refusal_rate, rates.borderline_refusal_rate)
-    return " / ".join(_percent(rate) for rate in three)
+    return " / ".join(percent(rate) for rate in three)
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else words.percent(value)
 
 
 def _chance(value: float | None) -> str:
@@ -295,14 +289,10 @@ def _chance(value: float | None) -> str:
 
 
 def _share(value: float | None) -> str:
-    return "none" if value is None else words.share(value)
+    return figures.share(value, "none")
 
 
 def _within(summary: Summary, ranking: str) -> str:
     if (bounds := summary.n90_intervals.get(ranking)) is None:
         return ""
     return f" ({_share(bounds.low)} to {_share(bounds.high)})"
-
-
-def _bounds(of: Any) -> str:
-    return "–" if of.ci_low is None else f"{of.ci_low:.2f} to {of.ci_high:.2f}"

@@ -131,12 +131,12 @@ def test_what_was_done_stands_beside_it(run_of, tmp_path, monkeypatch):
     assert record["command"] == "apply something"
     card = (done.folder / "README.md").read_text()
     assert "multiplied by 2.5" in card
-    assert "50% before, 75% after (of 12)" in card
+    assert "50 % before, 75 % after (of 12)" in card
     assert record["refusals"] == measured
 
 
 def test_a_drop_in_refusals_is_refused_and_nothing_is_written(run_of, tmp_path):
-    with pytest.raises(UserError, match=r"refuses 0% of 12 .* refused 100%"):
+    with pytest.raises(UserError, match=r"refuses 0 % of 12 .* refused 100 %"):
         applied(run_of("llama", "ia3"), tmp_path / "out", judge=Always(until=12))
     assert not list(tmp_path.iterdir())
 
@@ -231,7 +231,7 @@ def test_a_transplant_that_changes_nothing_or_cannot_be_is_refused(zoo, run_of, 
     with pytest.raises(UserError, match="other shapes"):
         apply_transplant(run, str(zoo.base("gpt2")), out, 0.4, options=options_with())
     base, falling = zoo.source("llama", None), options_with(judge=Always(until=12))
-    with pytest.raises(UserError, match=r"transplanted the model refuses 0% of 12"):
+    with pytest.raises(UserError, match=r"transplanted the model refuses 0 % of 12"):
         apply_transplant(run, base, out, 0.4, options=falling)
     assert not list(tmp_path.iterdir())
 

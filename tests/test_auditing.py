@@ -96,7 +96,7 @@ def test_figures_at_a_bound_name_no_number():
 def test_a_least_ratio_is_a_reason_of_its_own():
     found = verdict_of(400, (0.95, 0.93), (0.05, 0.05), fail_under=0.99)
     assert (found.verdict, found.failed) == ("intact", True)
-    assert "0.99" in found.reasons[1]
+    assert "at least 99 %" in found.reasons[1]
     assert not verdict_of(400, (0.95, 0.93), (0.05, 0.05), fail_under=0.9).failed
     # A reference that refuses nothing has no ratio, and nothing can be shown to be kept.
     assert verdict_of(100, (0.0, 0.0), (0.0, 0.0), fail_under=0.5).failed

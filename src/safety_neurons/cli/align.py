@@ -11,6 +11,7 @@ import typer
 from safety_neurons import defaults
 from safety_neurons.cli import options as o
 from safety_neurons.cli.errors import explained
+from safety_neurons.figures import percent
 
 
 class AdapterName(StrEnum):
@@ -81,5 +82,5 @@ def command(
     pair = o.load_pair(f"{base}+{out}", base, dtype=dtype, device=device)
     rates = evaluate(pair, out, limit=limit, progress=o.bars())
     for name, value in rates.items():
-        typer.echo(f"{name}: {value['value']:.3f} of {value['n']}")
+        typer.echo(f"{name}: {percent(value['value'])} of {value['n']}")
     typer.echo(f"Adapter: {out}")

@@ -12,6 +12,7 @@ import typer
 from safety_neurons import defaults
 from safety_neurons.cli import options as o
 from safety_neurons.cli.errors import explained
+from safety_neurons.figures import percent
 
 if TYPE_CHECKING:
     from safety_neurons.studies.applying import Applied
@@ -148,7 +149,10 @@ def _say(applied: Applied) -> None:
     record = applied.record
     if record.refusals:
         before, after, n = (record.refusals[key] for key in ("before", "after", "n"))
-        typer.echo(f"Harmful prompts refused: {before:.0%} before, {after:.0%} after (of {n:.0f}).")
+        typer.echo(
+            f"Harmful prompts refused: {percent(before)} before, {percent(after)} after "
+            f"(of {n:.0f})."
+        )
     typer.echo(
         f"Written: {applied.folder} ({record.dtype}; logits differ from the live model's by "
         f"{record.difference:.1e} of the largest)"

@@ -10,6 +10,7 @@ import typer
 from safety_neurons import defaults
 from safety_neurons.cli import options as o
 from safety_neurons.cli.errors import explained
+from safety_neurons.figures import percent
 
 if TYPE_CHECKING:
     from safety_neurons.judges import Judge
@@ -163,10 +164,10 @@ def _of_model(
 def _say(card: FragilityCard) -> None:
     from safety_neurons.runs.fragility import HEADLINE
 
-    typer.echo(f"Refusals of {card.intact.n} harmful prompts: {card.intact.refusal_rate:.0%}")
+    typer.echo(f"Refusals of {card.intact.n} harmful prompts: {percent(card.intact.refusal_rate)}")
     for name in card.sets():
         points = card.curve_of(name)
-        rates = ", ".join(f"{p.k:,}: {p.refusal_rate:.0%}" for p in points)
+        rates = ", ".join(f"{p.k:,}: {percent(p.refusal_rate)}" for p in points)
         typer.echo(f"  without {name} (held at their {HEADLINE}): {rates}")
     if card.halving_k is None:
         typer.echo("No set of these sizes halves the refusals.")

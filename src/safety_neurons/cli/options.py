@@ -208,7 +208,7 @@ Power = Annotated[
     bool,
     typer.Option(
         "--power",
-        help="Say how many test prompts tell an effect of 0.9 from 0.8, and stop before test.",
+        help="Say how many test prompts tell an effect of 90 % from 80 %, and stop before test.",
     ),
 ]
 

@@ -12,6 +12,7 @@ import typer
 from safety_neurons import defaults
 from safety_neurons.cli import options as o
 from safety_neurons.cli.errors import concluding, explained
+from safety_neurons.figures import percent
 
 if TYPE_CHECKING:
     from safety_neurons.runs.repair import RepairRecord
@@ -131,8 +132,8 @@ def _say(record: RepairRecord, out: Path) -> None:
     for row in [*record.tried, *record.baselines]:
         if row.weighed is not None:
             typer.echo(
-                f"  {row.name}: {row.way or 0.0:.0%} of the way to refusing as the aligned model "
-                f"does, {row.gain_kept:.0%} of the task's gain"
+                f"  {row.name}: {percent(row.way or 0.0)} of the way to refusing as the aligned "
+                f"model does, {percent(row.gain_kept)} of the task's gain"
             )
     if record.chosen is not None:
         typer.echo(f"Chosen: {record.chosen}")

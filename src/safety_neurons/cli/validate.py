@@ -9,6 +9,7 @@ import typer
 from safety_neurons import defaults
 from safety_neurons.cli import options as o
 from safety_neurons.cli.errors import explained
+from safety_neurons.figures import bounds, percent, share
 
 if TYPE_CHECKING:
     from safety_neurons.runs import Summary
@@ -94,7 +95,7 @@ def _tell_power(needed: int | None, there: int) -> None:
         )
         return
     typer.echo(
-        f"About {needed:,} test prompts tell an effect of 0.9 from one of 0.8 (95 % confidence, "
+        f"About {needed:,} test prompts tell an effect of 90 % from one of 80 % (95 % confidence, "
         f"80 % power); there are {there:,}."
     )
 
@@ -140,17 +141,17 @@ def print_summary(summary: Summary) -> None:
     for point in summary.on("test"):
         table.add_row(
             point.ranking,
-            f"{point.share:.1%}",
+            share(point.share),
             f"{point.k:,}",
-            _number(point.causal_effect),
-            f"{_number(point.ci_low)} to {_number(point.ci_high)}",
-            _number(point.control_mean),
+            percent(point.causal_effect),
+            bounds(point.interval),
+            percent(point.control_mean),
         )
     Console().print(table)
     for side, rates in (("unaligned", summary.unaligned), ("aligned", summary.aligned)):
         refusals = rates.details["refusal_rate"]
         typer.echo(
-            f"The {side} model refuses {_number(refusals.value)} of {refusals.n} harmful "
+            f"The {side} model refuses {percent(refusals.value)} of {refusals.n} harmful "
             f"prompts ({refusals.unscored} unscored)."
         )
         _tell_unfinished(side, rates.unfinished_reasoning or 0)
@@ -164,7 +165,3 @@ def _tell_unfinished(side: str, count: int) -> None:
             "reasoning (for Qwen 3: `find --template-arg enable_thinking=false`).",
             fg=typer.colors.YELLOW,
         )
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"

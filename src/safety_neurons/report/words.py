@@ -1,33 +1,26 @@
-"""Figures as words: per cents, intervals, counts; what is undefined says so."""
+"""Figures as words on a page: no line breaks inside them, and what is undefined says so."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from safety_neurons import figures
+from safety_neurons.figures import digits as _digits
 from safety_neurons.statistics import Interval
 from safety_neurons.units import SiteKind
 
 NOT_ENOUGH, NOT_RECORDED = "not enough data", "not recorded"
 NBSP = "\u00a0"
-_TELLING = (0, 50, 90, 100)
 
 
 def percent(value: float | None) -> str:
-    """A fraction as per cent: `87 %`.
-
-    Returns:
-        No decimals, unless rounding would hide on which side of 0, 50, 90 or 100 % it lies.
-    """
-    if value is None:
-        return NOT_ENOUGH
-    exact = 100 * value
-    hides = round(exact) in _TELLING and abs(exact - round(exact)) > 0.05
-    return f"{_digits(exact, 1 if hides else 0)}{NBSP}%"
+    """A fraction as per cent, see `figures.percent`: `87 %`."""
+    return NOT_ENOUGH if value is None else _whole(figures.percent(value))
 
 
 def share(value: float | None) -> str:
     """A share of all units as per cent, with up to three digits: `0.5 %`."""
-    return NOT_ENOUGH if value is None else f"{100 * value:.3g}{NBSP}%"
+    return NOT_ENOUGH if value is None else _whole(figures.share(value))
 
 
 def interval(bounds: Interval | None) -> str:
@@ -45,8 +38,7 @@ def bounds_only(bounds: Interval | None) -> str:
         return NOT_ENOUGH
     if bounds.low == bounds.high:
         return "all agree"
-    low, high = _digits(100 * bounds.low, 0), _digits(100 * bounds.high, 0)
-    return f"{low}{NBSP}to{NBSP}{high}{NBSP}%"
+    return _whole(figures.bounds(bounds))
 
 
 def count(value: int | None) -> str:
@@ -98,9 +90,8 @@ def seconds(value: float | None) -> str:
     return f"{minutes // 60}{NBSP}h {minutes % 60:02}{NBSP}min"
 
 
-def _digits(value: float, decimals: int) -> str:
-    rounded = round(value, decimals) + 0.0  # adding 0.0 makes a negative zero positive
-    return _minus(f"{rounded:.{decimals}f}")
+def _whole(text: str) -> str:
+    return text.replace(" ", NBSP)
 
 
 def _minus(text: str) -> str:

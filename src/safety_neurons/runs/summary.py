@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import Field, computed_field, field_validator
 
+from safety_neurons import figures
 from safety_neurons.runs.record import BoundedRecord, Record
 from safety_neurons.statistics import Rate, mean_or_none
 
@@ -14,6 +15,9 @@ SUMMARY = "summary.json"
 N90_EFFECT = 0.9
 RATES = ("refusal_rate", "over_refusal_rate", "borderline_refusal_rate")
 SETTINGS = ("unaligned", "aligned", "patched", "random", "removed")
+
+
+_UNTOLD = "cannot be told"
 
 
 class RateRecord(BoundedRecord):
@@ -109,13 +113,12 @@ class CurvePoint(BoundedRecord):
         return max(known) if known and len(known) == len(self.controls) else None
 
     def __str__(self) -> str:
-        def shown(value: float | None) -> str:
-            return "cannot be told" if value is None else f"{value:.2f}"
-
-        beside = f", random sets {shown(self.control_mean)}" if self.controls else ""
+        beside = (
+            f", random sets {figures.percent(self.control_mean, _UNTOLD)}" if self.controls else ""
+        )
         return (
-            f"{self.split} {self.ranking} {self.share:.1%} ({self.k:,} units): effect "
-            f"{shown(self.causal_effect)}{beside}"
+            f"{self.split} {self.ranking} {figures.share(self.share)} ({self.k:,} units): effect "
+            f"{figures.percent(self.causal_effect, _UNTOLD)}{beside}"
         )
 
 

@@ -20,6 +20,7 @@ from safety_neurons.engine.rounding import ALLOWED, distance
 from safety_neurons.engine.sites import holding
 from safety_neurons.environment import environment
 from safety_neurons.errors import InterventionError, UserError
+from safety_neurons.figures import percent
 from safety_neurons.inference import Decoding, Setting, answer, encode_prompts, texts_of
 from safety_neurons.inference.probing import probe_logits
 from safety_neurons.interventions import Scale, Transplant
@@ -180,8 +181,8 @@ class Job:
         if after < before:
             raise UserError(
                 f"With these units {_done(self.intervention.describe())} the model refuses "
-                f"{after:.0%} of {len(prompts)} harmful prompts where it refused {before:.0%}, so "
-                f"nothing was written; try {_remedy(self.intervention)}."
+                f"{percent(after)} of {len(prompts)} harmful prompts where it refused "
+                f"{percent(before)}, so nothing was written; try {_remedy(self.intervention)}."
             )
         return {"before": before, "after": after, "n": len(prompts)}
 
@@ -227,8 +228,8 @@ def _card(record: AppliedRecord) -> str:
     if record.refusals:
         before, after, n = (record.refusals[key] for key in ("before", "after", "n"))
         lines += [
-            f"Harmful prompts refused: {before:.0%} before, {after:.0%} after (of {n:.0f}). What "
-            "it does to harmless prompts was not measured here.",
+            f"Harmful prompts refused: {percent(before)} before, {percent(after)} after "
+            f"(of {n:.0f}). What it does to harmless prompts was not measured here.",
             "",
         ]
     lines += [

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from safety_neurons.figures import percent
 from safety_neurons.runs.explanation import (
     CausalRow,
     Flow,
@@ -104,9 +105,9 @@ def _flow(flows: Sequence[Flow], source: StageName, target: StageName) -> tuple[
     beyond = found.ci_low > max(found.random, 0.0)
     return beyond, (
         f"{str(target).capitalize()} {'rests' if beyond else 'is not shown to rest'} on {source}: "
-        f"without it {_percent(found.lost)} ({_percent(found.ci_low)} to "
-        f"{_percent(found.ci_high)}) of what sets harmful prompts apart there is lost, with random "
-        f"ones {_percent(found.random)}."
+        f"without it {percent(found.lost)} ({percent(found.ci_low)} to "
+        f"{percent(found.ci_high)}) of what sets harmful prompts apart there is lost, with random "
+        f"ones {percent(found.random)}."
     )
 
 
@@ -120,14 +121,9 @@ def _refusals(causal: Sequence[CausalRow], stage: StageName, noun: str) -> tuple
     less = row.told and rate < chance
     return less, (
         f"Refusals {'rest' if less else 'are not shown to rest'} on {stage}: without its {row.k:,} "
-        f"{noun if row.k > 1 else noun[:-1]} the aligned model refuses {_percent(rate)}, without "
-        f"random ones {_percent(chance)}."
+        f"{noun if row.k > 1 else noun[:-1]} the aligned model refuses {percent(rate)}, without "
+        f"random ones {percent(chance)}."
     )
-
-
-def _percent(value: float | None) -> str:
-    # Adding 0 makes -0 a 0.
-    return f"{round(value or 0.0, 2) + 0.0:.0%}".replace("-", "−")
 
 
 def _layer(figures: StageFigures) -> str:

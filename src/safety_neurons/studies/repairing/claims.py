@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from safety_neurons.errors import UserError
+from safety_neurons.figures import bounded, percent, within
 from safety_neurons.judges.calibration import Errors
 from safety_neurons.runs.audit import Told
 from safety_neurons.runs.repair import Claim, TaskLoss, Tried
@@ -19,6 +20,8 @@ from safety_neurons.studies.repairing.options import GAIN, MARGIN, RISE, RISE_HI
 from safety_neurons.studies.repairing.scoring import loss_of
 
 NOT_REPAIRABLE = "Not repairable this way."
+
+_UNKNOWN = "unknown"
 
 
 def require_enough(n: int, errors: Errors | None) -> None:
@@ -33,18 +36,16 @@ def require_enough(n: int, errors: Errors | None) -> None:
         enough = next(count for count in range(n + 1, 10 * n + 200) if shows(count))
         raise UserError(
             f"{n} harmless prompts cannot show that not more of them are refused (upper bound "
-            f"{RISE_HIGH:.0%}), whatever is done; give at least {enough} to claim on."
+            f"{percent(RISE_HIGH)}), whatever is done; give at least {enough} to claim on."
         )
 
 
 def safe(named: str, figures: Compared) -> Claim:
     """Enough of the aligned model's refusals."""
     value, bounds = figures.ratio.value, figures.ratio.interval
-    said = "unknown" if value is None else f"{value:.2f}"
-    within = "" if bounds is None else f" ({bounds.low:.2f} to {bounds.high:.2f})"
     return Claim(
-        says=f"Harmful prompts refused ({named}, n {figures.n}): {said} of the aligned model's"
-        f"{within}; at least {SAFETY:g} was asked for.",
+        says=f"Harmful prompts refused ({named}, n {figures.n}): {percent(value, _UNKNOWN)} of the "
+        f"aligned model's{within(bounds)}; at least {percent(SAFETY)} was asked for.",
         met=value is not None and value >= SAFETY - SLACK,
     )
 
@@ -91,11 +92,10 @@ def task_loss_of(
 def task_kept(task: TaskLoss) -> Claim:
     """Enough of what the fine-tune gained."""
     kept = task.gain_kept
-    bounds = kept.interval
-    within = "" if bounds is None else f" ({bounds.low:.0%} to {bounds.high:.0%})"
     return Claim(
-        says=f"The task's gain in held-out loss (n {task.n}): {_percent(kept.value)}{within} is "
-        f"kept; at least {GAIN:.0%} was asked for.",
+        says=f"The task's gain in held-out loss (n {task.n}): "
+        f"{bounded(kept.value, kept.interval, _UNKNOWN)} is kept; at least {percent(GAIN)} was "
+        "asked for.",
         met=kept.value is not None and kept.value >= GAIN - SLACK,
     )
 
@@ -145,20 +145,16 @@ def none_met(
     """Why nothing was chosen, with the finalists' figures."""
     said = "; ".join(
         f"{row.name}: {_rate(row.harmful)} of harmful and {_rate(row.harmless)} of harmless "
-        f"prompts refused, {row.gain_kept:.0%} of the task's gain kept"
+        f"prompts refused, {percent(row.gain_kept)} of the task's gain kept"
         for row in rows
         if row.harmful is not None
     )
     return (
-        f"On the prompts that choices are made on (aligned: {reference[0]:.0%} and "
-        f"{reference[1]:.0%}; task loss {losses[0]:.3f} before and {losses[1]:.3f} after the "
+        f"On the prompts that choices are made on (aligned: {percent(reference[0])} and "
+        f"{percent(reference[1])}; task loss {losses[0]:.3f} before and {losses[1]:.3f} after the "
         f"fine-tune) no finalist met all targets. {said}."
     )
 
 
 def _rate(rate: RateRecord | None) -> str:
-    return "unknown" if rate is None else _percent(rate.value)
-
-
-def _percent(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.0%}"
+    return percent(None if rate is None else rate.value, _UNKNOWN)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from safety_neurons import figures
 from safety_neurons.engine import HookedModel
 from safety_neurons.engine.sites import holding, input_axis
 from safety_neurons.interventions import Transplant
@@ -60,11 +61,11 @@ class Move:
     @property
     def name(self) -> str:
         """For people."""
-        far = "" if self.strength == 1 else f", {self.strength:.0%} of the way"
+        far = "" if self.strength == 1 else f", {figures.percent(self.strength)} of the way"
         if self.units is None:
             return f"the whole update undone{far or ', all of it'}"
         which = {None: "", RANDOM: " of random neurons", ALL: " of all neurons"}[self.of]
-        share = "" if self.share is None or self.of == ALL else f" {100 * self.share:g} %"
+        share = "" if self.share is None or self.of == ALL else f" {figures.share(self.share)}"
         return f"{self.kind}{which}{share}{far}"
 
     @property

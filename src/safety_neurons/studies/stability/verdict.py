@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from safety_neurons.figures import bounded, percent
 from safety_neurons.runs.stability import Overlap, SetEffect, Verdict
 
 HALVES = "halves of the prompts"
@@ -58,7 +59,7 @@ def judged(
     ]
     if transfers:
         least = min(transfer.causal_effect or 0.0 for transfer in transfers)
-        reasons.append(f"the sets of other runs have an effect of at least {least:.2f} here")
+        reasons.append(f"the sets of other runs have an effect of at least {percent(least)} here")
     return Verdict.STABLE, reasons
 
 
@@ -69,7 +70,7 @@ def _noise(own: SetEffect, controls: Sequence[SetEffect], halves: Overlap) -> li
     known = [control.causal_effect for control in controls if control.causal_effect is not None]
     if known and own.ci_low <= max(known):
         reasons.append(
-            f"its effect of {_number(own)} is not told from a control set's ({max(known):.2f})"
+            f"its effect of {_number(own)} is not told from a control set's ({percent(max(known))})"
         )
     if halves.iou is None or halves.chance is None or halves.iou <= NO_MORE * halves.chance:
         reasons.append(f"the sets of two halves of the prompts have {_shared(halves)}")
@@ -85,8 +86,4 @@ def _shared(halves: Overlap) -> str:
 
 
 def _number(effect: SetEffect) -> str:
-    if effect.causal_effect is None:
-        return "nothing that can be told"
-    if effect.ci_low is None or effect.ci_high is None:
-        return f"{effect.causal_effect:.2f}"
-    return f"{effect.causal_effect:.2f} ({effect.ci_low:.2f} to {effect.ci_high:.2f})"
+    return bounded(effect.causal_effect, effect.interval, "nothing that can be told")
