@@ -271,7 +271,7 @@ def test_the_rules_of_the_verdict(medians, lost, rates, verdict):
     rows = [held(stage, value, 0.95) for stage, value in zip(StageName, rates, strict=True)]
     found, reasons = judged(figures(*medians), flows, rows, "neurons", measured=set(StageName))
     assert found is verdict
-    assert f"{lost[0]:.0%}" in " ".join(reasons)
+    assert f"{100 * lost[0]:.0f} %" in " ".join(reasons)
 
 
 def test_what_was_not_measured_is_said():

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from safety_neurons.errors import UserError
 from safety_neurons.inference import Decoding, Setting
 from safety_neurons.inference.probing import probe_logits
 from safety_neurons.interventions import Transplant
+from safety_neurons.judges import Verdict
 from safety_neurons.models import LoadedModel, ModelPair
 from safety_neurons.progress import Silent
 from safety_neurons.prompts import PromptSet
@@ -36,9 +38,11 @@ from safety_neurons.studies.repairing import (
     repair,
     search,
 )
+from safety_neurons.studies.repairing import run as searching
 from safety_neurons.studies.repairing.fitting import Canaries, Decided, fit_scales
 from safety_neurons.studies.repairing.moves import in_place, scaled, transplanted, whole_update
 from safety_neurons.studies.repairing.options import FINALISTS
+from safety_neurons.studies.repairing.scoring import Verdicts
 from safety_neurons.units import UnitSet
 from tests import planted
 from tests.commands import Interrupting, invoke, refused
@@ -499,14 +503,67 @@ def test_changes_that_a_smaller_one_outdoes_are_not_looked_at():
         weighed_row(5, 0.0),  # does nothing
         weighed_row(1, 0.9, baseline=True),
         weighed_row(35, 0.5),
+        weighed_row(2, 1.2, harmless=0.9),  # goes further, and seems to refuse what is harmless
+        weighed_row(50, 1.1, harmless=0.6),
+        weighed_row(60, 1.3, gain=0.9),
     ]
     assert search.undominated(rows, candidate, aligned) == [1, 8, 0]
+    assert search.risky(rows, candidate, aligned) == [10, 9]
     assert [search.way(row.weighed, candidate, aligned) for row in rows[:2]] == pytest.approx(
         [0.9, 0.3]
     )
     assert search.nearest(rows, baseline=True) == [7]
-    assert search.nearest(rows, baseline=False)[0] == 0
+    assert search.nearest(rows, baseline=False)[0] == 9
     assert search.way(rows[0].weighed, aligned, aligned) == 0.0
+
+
+class Searched:
+    """What `repair` searches, with figures and answers that are given: by change, its row and how
+    many of 10 harmful and of 10 harmless prompts it refuses."""
+
+    def __init__(self, changes: list[tuple[Tried, int, int]]) -> None:
+        self.changes, self.asked, self.progress = changes, [], Silent()
+        self.prompts = SimpleNamespace(select="harmful", select_harmless="harmless")
+
+    def losses(self):
+        return 2.0, 1.0
+
+    def moves(self):
+        return [SimpleNamespace(name=str(i), place=i) for i in range(len(self.changes))]
+
+    def tried(self, move, losses):
+        return self.changes[move.place][0]
+
+    def weighed(self, move, *, aligned=False):
+        return Weighed(harmful=0.0 if aligned else -6.0, harmless=0.0, task_loss=1.0), 0
+
+    def of_random(self, move):
+        return None
+
+    def verdicts(self, prompts, move, *, aligned=False):
+        refused = (10, 1) if aligned else self.changes[move.place][1:]
+        if not aligned and prompts == "harmful":
+            self.asked.append(move.place)
+        n = refused[prompts == "harmless"]
+        return Verdicts((Verdict.REFUSAL,) * n + (Verdict.COMPLIANCE,) * (10 - n))
+
+
+def test_what_looks_too_careful_is_asked_where_nothing_else_is_enough():
+    record = SimpleNamespace(model_copy=lambda update: update)
+    few = [(weighed_row(10 * i, 0.1 * i, met=False), 3, 0) for i in range(1, 9)]
+    careful = [
+        (weighed_row(5, 1.1, harmless=3.0, met=False), 10, 9),
+        (weighed_row(7, 1.0, harmless=2.0, met=False), 9, 1),
+    ]
+    there = Searched([*few, *careful])
+    found, move = searching._searched(record, there)
+    assert (found["chosen"], move.place) == ("9", 9)
+    assert len(there.asked) == FINALISTS
+    assert there.asked[-1] == 9  # the one that seems to refuse fewest harmless prompts
+    there = Searched([*few, (weighed_row(90, 0.9, met=False), 10, 1), *careful])
+    found, move = searching._searched(record, there)
+    assert move.place == 8
+    assert not {9, 10} & set(there.asked)
 
 
 @pytest.mark.parametrize("row", range(1, 16))

@@ -175,7 +175,13 @@ def _searched(record: RepairRecord, trials: Trials) -> tuple[RepairRecord, Move 
         return enough or (rates[HARMLESS].value or 0.0) > wanted[1] + RISE
 
     candidate, aligned = (trials.weighed(None, aligned=of)[0] for of in (False, True))
-    final = search.halved(search.undominated(rows, candidate, aligned), answered)
+    risky = search.risky(rows, candidate, aligned)
+    safe = search.undominated(rows, candidate, aligned)
+    final = search.halved(safe, answered, FINALISTS - bool(risky))
+    if not any(rows[place].met for place in final):
+        for place in risky[: FINALISTS - len(final)]:
+            answered(place)
+            final.append(place)
     if not final:  # none keeps the task and the harmless answers; what comes nearest is shown
         final = search.nearest(rows, baseline=False)[:FINALISTS]
         for place in final:
