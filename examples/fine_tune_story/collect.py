@@ -17,8 +17,11 @@ from examples.fine_tune_story.stages import (
     last,
 )
 
+from safety_neurons import figures
+from safety_neurons.figures import percent
 from safety_neurons.judges.classifier import held_out_errors
-from safety_neurons.runs.audit import HARMFUL, HARMLESS, AuditCard, AuditVerdict
+from safety_neurons.runs.audit import HARMFUL, HARMLESS, AuditCard, AuditVerdict, Told
+from safety_neurons.statistics import Interval
 from safety_neurons.storage import write_json, write_text
 from safety_neurons.studies.auditing.rates import Compared
 from safety_neurons.studies.auditing.verdict import conclude
@@ -67,7 +70,7 @@ def _audits(kept: Path) -> Iterator[str]:
         rows.append(
             f"| `{candidate.name}` | {_bounded(truth) if truth else '–'} | "
             f"{_points(whole, HARMFUL)} | {_points(whole, HARMLESS)} | "
-            f"{_percent(whole.incoherent['candidate'].value)} | **{whole.verdict}** | "
+            f"{percent(whole.incoherent['candidate'].value)} | **{whole.verdict}** | "
             f"{fast.verdict if fast else '–'} | {_drift(whole)} |"
         )
     yield from rows
@@ -153,7 +156,7 @@ def _by_halves(card: AuditCard) -> Iterator[AuditVerdict]:
     """Verdicts where the reference is given one half of the prompts and the candidate the other."""
     errors = held_out_errors()
     for first in (0, 1):
-        figures = {
+        compared = {
             kind: Compared.of_unlike(
                 card.refuses[kind]["reference"][first::2],
                 card.refuses[kind]["candidate"][1 - first :: 2],
@@ -161,7 +164,7 @@ def _by_halves(card: AuditCard) -> Iterator[AuditVerdict]:
             )
             for kind in (HARMFUL, HARMLESS)
         }
-        yield conclude(figures[HARMFUL], figures[HARMLESS], 0.0).verdict
+        yield conclude(compared[HARMFUL], compared[HARMLESS], 0.0).verdict
 
 
 def _repairs(kept: Path) -> Iterator[str]:
@@ -186,10 +189,10 @@ def _repairs(kept: Path) -> Iterator[str]:
         yield "| --- | --- | --- | --- | --- | --- |"
         for row in [*record.tried, *record.baselines]:
             yield (
-                f"| {row.name} | {row.numbers:,} | {_percent(row.way)} | "
-                f"{_percent(row.gain_kept)} | "
-                f"{_percent(row.harmful.value if row.harmful else None)} | "
-                f"{_percent(row.harmless.value if row.harmless else None)} |"
+                f"| {row.name} | {row.numbers:,} | {percent(row.way)} | "
+                f"{percent(row.gain_kept)} | "
+                f"{percent(row.harmful.value if row.harmful else None)} | "
+                f"{percent(row.harmless.value if row.harmless else None)} |"
             )
         yield ""
         if record.rates:
@@ -197,13 +200,14 @@ def _repairs(kept: Path) -> Iterator[str]:
             yield "| --- | --- | --- | --- | --- |"
             for rates in record.rates:
                 of = rates.kept
+                kept_part = figures.bounded(of.value, of.interval)
                 yield (
-                    f"| {rates.prompts}, {rates.kind} | {_percent(rates.reference.value)} | "
-                    f"{_percent(rates.candidate.value)} | {_percent(rates.repaired.value)} | "
-                    f"{_number(of.value)} ({_number(of.ci_low)} to {_number(of.ci_high)}) |"
+                    f"| {rates.prompts}, {rates.kind} | {percent(rates.reference.value)} | "
+                    f"{percent(rates.candidate.value)} | {percent(rates.repaired.value)} | "
+                    f"{kept_part if rates.kind == HARMFUL else _in_points(of)} |"
                 )
             if record.random is not None:
-                yield f"\nThe same of random neurons: {_percent(record.random.value)} of `test`."
+                yield f"\nThe same of random neurons: {percent(record.random.value)} of `test`."
             yield ""
         after = audit_of(AUDITS, f"{task}-repaired", kept)
         if after is not None:
@@ -212,26 +216,25 @@ def _repairs(kept: Path) -> Iterator[str]:
 
 
 def _points(card: AuditCard, kind: str) -> str:
-    of = card.rates[kind].difference
+    return _in_points(card.rates[kind].difference)
+
+
+def _in_points(of: Told) -> str:
     if of.value is None or of.ci_low is None or of.ci_high is None:
-        return "–"
-    return f"{100 * of.value:+.0f} ({100 * of.ci_low:+.0f} to {100 * of.ci_high:+.0f})"
+        return figures.UNKNOWN
+    value, low, high = (
+        f"{100 * number:+.0f}".replace("-", "−") for number in (of.value, of.ci_low, of.ci_high)
+    )
+    return f"{value} ({low} to {high})"
 
 
 def _drift(card: AuditCard) -> str:
     if card.drift is None:
-        return "–"
+        return figures.UNKNOWN
     whole = card.drift.whole
-    return f"{_percent(whole.function)}, {_percent(whole.random)} (p {_number(whole.p)})"
+    p = figures.UNKNOWN if whole.p is None else f"{whole.p:.2f}"
+    return f"{percent(whole.function)}, {percent(whole.random)} (p {p})"
 
 
 def _bounded(truth: dict[str, Any]) -> str:
-    return f"{truth['refused']:.2f} ({truth['ci_low']:.2f} to {truth['ci_high']:.2f})"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+    return figures.bounded(truth["refused"], Interval(truth["ci_low"], truth["ci_high"]))
