@@ -807,6 +807,13 @@ def test_places_on_axes():
     assert [linear.place(v) for v in (-7.0, 7.0)] == [0, 1]
     assert [log.place(v) for v in (0.0, 7.0)] == [0, 1]
     assert Linear(-0.3, 1.1).multiples(0.5) == [0, 0.5, 1]
+    for high, steps in (
+        (0.57, [0, 0.1, 0.2, 0.3, 0.4, 0.5]),
+        (1.3, [0, 0.2, 0.4, 0.6, 0.8, 1, 1.2]),
+    ):
+        assert Linear(0, high).round_steps() == pytest.approx(steps)
+    assert Linear(0, 0.0013).round_steps() == pytest.approx([i * 0.0002 for i in range(7)])
+    assert Linear(0, 0.64).round_steps() == pytest.approx([0, 0.2, 0.4, 0.6])
 
 
 def test_labels_of_ticks_do_not_touch():

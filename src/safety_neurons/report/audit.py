@@ -219,10 +219,9 @@ def _drift_chart(card: AuditCard, size: str) -> Markup:
     layers = card.drift.by_layer
     highest = max(max(of.function or 0.0, of.random_high or 0.0) for of in layers) or 1.0
     last = max(of.layer for of in layers)
-    frame = Frame(WIDTHS[size], _HEIGHTS[size], Linear(0, max(last, 1)), Linear(0, highest * 1.08))
-    ticks = (
-        Tick(highest * part, words.percent(highest * part)) for part in (0, 0.25, 0.5, 0.75, 1)
-    )
+    up = Linear(0, highest * 1.08)
+    frame = Frame(WIDTHS[size], _HEIGHTS[size], Linear(0, max(last, 1)), up)
+    ticks = (Tick(at, words.share(at)) for at in up.round_steps())
     parts = [
         *frame.grid(ticks),
         *frame.base((Tick(of.layer, str(of.layer)) for of in layers), "layer"),

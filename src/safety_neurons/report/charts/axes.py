@@ -41,6 +41,12 @@ class Linear:
         first, last = math.ceil(self.low / step), math.floor(self.high / step)
         return [i * step for i in range(first, last + 1)]
 
+    def round_steps(self, least: int = 3) -> list[float]:
+        """Multiples of the largest 1, 2 or 5 times a power of ten with `least` steps or more."""
+        most = (self.high - self.low) / least
+        power = 10.0 ** math.floor(math.log10(most))
+        return self.multiples(max(times * power for times in (1, 2, 5) if times * power <= most))
+
 
 @dataclass(frozen=True)
 class Logarithmic:
