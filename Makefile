@@ -21,7 +21,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/safety-neurons run --out runs/demo --limit 32 --max-new-tokens 20 --shares 0.002,0.02,1
+	$(BIN)/safety-neurons run --out runs/demo --limit 32 --max-new-tokens 20 --shares 0.5%,2%,100%
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check src tests benchmarks examples evidence docs
