@@ -84,3 +84,17 @@ def test_every_command_that_loads_a_model_is_here():
         name for name in typer.main.get_command(app).commands if "--device" in _options(name)
     }
     assert loading == COMMANDS.keys()
+
+
+def test_run_takes_what_find_and_validate_take():
+    of_both = _options("find") | _options("validate")
+    assert of_both - _options("run") == {"run", "--power"}  # the folder is its --out
+
+
+def test_every_place_that_a_user_names_for_writing_is_out():
+    commands = typer.main.get_command(app).commands
+    for name, command in commands.items():
+        arguments = {p.name for p in command.params if p.param_type_name == "argument"}
+        assert arguments <= {"run", "runs", "others", "neurons", "answers", "labelled", "folder"}, (
+            name
+        )
