@@ -14,6 +14,7 @@ from typing import Any
 
 import typer
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -29,6 +30,7 @@ COPIED = {
     "examples/README.md": "examples.md",
 }
 """Pages of the repository outside docs, and what they are called in the site."""
+_PICTURE = re.compile(r"\b(src|srcset)=\"([^\":]+)\"")
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
@@ -48,7 +50,8 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Lead links to where things are in the site."""
     place = page.file.src_uri
     source = next((source for source, target in COPIED.items() if target == place), f"docs/{place}")
-    return _LINK.sub(lambda found: _led(found, source, place), markdown)
+    markdown = _LINK.sub(lambda found: _led(found, source, place), markdown)
+    return _PICTURE.sub(lambda found: _shown(found, source, place), markdown)
 
 
 def _led(found: re.Match[str], source: str, place: str) -> str:
@@ -64,6 +67,16 @@ def _led(found: re.Match[str], source: str, place: str) -> str:
         return said if f"`{Path(meant).name}`" == said else f"{said} (`{meant}`)"
     led = os.path.relpath(there, os.path.dirname(place) or ".")
     return f"{picture}[{said}]({led}{hash_}{anchor})"
+
+
+def _shown(found: re.Match[str], source: str, place: str) -> str:
+    """A picture in HTML, which strict builds do not look for."""
+    attribute, path = found.groups()
+    meant = os.path.normpath(os.path.join(os.path.dirname(source), path))
+    if not (ROOT / meant).is_file():
+        raise PluginError(f"'{source}' shows '{path}', which is not there.")
+    led = os.path.relpath(meant.removeprefix("docs/"), os.path.dirname(place) or ".")
+    return f'{attribute}="{led}"'
 
 
 def _group() -> Any:

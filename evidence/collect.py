@@ -75,7 +75,9 @@ def picture(content: dict[str, Any]) -> None:
     for name, summary in summaries.items():
         (FOLDER / f"{name}.svg").write_text(standalone_curve(summary, "neurons"), encoding="utf-8")
     if SHOWN in summaries:
-        (FOLDER / "four-bars.svg").write_text(four_bars(summaries[SHOWN]), encoding="utf-8")
+        for size, name in (("wide", "four-bars.svg"), ("narrow", "four-bars-narrow.svg")):
+            drawn = four_bars(summaries[SHOWN], size)
+            (FOLDER / name).write_text(drawn, encoding="utf-8")
     _fill_in("\n".join(_tables(summaries, parts, cards)))
 
 
@@ -84,10 +86,13 @@ def _in_order(by_pair: dict[str, Any]) -> list[tuple[str, Any]]:
     return sorted(by_pair.items(), key=lambda item: names.index(item[0]))
 
 
-def four_bars(summary: Summary) -> str:
+def four_bars(summary: Summary, size: str = "wide") -> str:
     """Refusals of the harmful test prompts by who answered: the picture of the README, as SVG.
 
     The random set is the one of all drawn that carries most.
+
+    Args:
+        size: wide, or narrow for phones.
     """  # noqa: DOC201
     chosen = summary.chosen
     assert chosen is not None
@@ -97,7 +102,7 @@ def four_bars(summary: Summary) -> str:
     random = low + (point.control_max or 0.0) * (high - low)
     values = {"unaligned": low, "random": random, "patched": point.refusal_rate, "aligned": high}
     rates = {who: rate(round((value or 0.0) * point.n), point.n) for who, value in values.items()}
-    return standalone(rate_bars(rates, "neurons").wide)
+    return standalone(getattr(rate_bars(rates, "neurons"), size))
 
 
 def _validated(folder: Path) -> RunFolder | None:
