@@ -20,7 +20,7 @@ from mkdocs.structure.pages import Page
 
 import safety_neurons
 from safety_neurons.cli import app
-from safety_neurons.cli.examples import EXAMPLES, titled
+from safety_neurons.cli.examples import EXAMPLES, pasted, titled
 
 ROOT = Path(__file__).parent.parent
 COPIED = {
@@ -110,7 +110,7 @@ def _command(name: str) -> str:
     command = _group().commands[name]
     parts = [f"# {name}", "", command.help.strip(), "", "## Examples", ""]
     for what, typed in EXAMPLES[name]:
-        parts += [titled(what), "", "```", f"safety-neurons {typed}", "```", ""]
+        parts += [titled(what), "", "```", *(line[2:] for line in pasted(typed)), "```", ""]
     parts += ["## Options", "", "| option | what it is | default |", "| --- | --- | --- |"]
     parts += [_row(parameter) for parameter in command.params if not parameter.hidden]
     return "\n".join([*parts, ""])

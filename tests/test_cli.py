@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from safety_neurons.cli import app, options
 from safety_neurons.cli.errors import explained
-from safety_neurons.cli.examples import EXAMPLES
+from safety_neurons.cli.examples import EXAMPLES, pasted
 from safety_neurons.errors import UserError
 from tests.commands import WORDS, Interrupting, invoke, prompt_file, refused, replaced
 from tests.tiny import LAYERS, random_model, save, tokenizer
@@ -315,7 +315,12 @@ def test_every_command_has_examples_that_it_understands():
             command = group.commands[name]
             # Parses, and checks every option's type, without running anything.
             command.make_context(name, arguments, parent=group.make_context("", [name]))
-            assert typed in " ".join(invoke(name, "--help").output.split())
+            shown = invoke(name, "--help").output
+            assert all(line.strip() in shown for line in pasted(typed))
+            # What is copied from a narrow terminal is one command.
+            assert all(len(line) <= 78 for line in pasted(typed))
+            copied = shlex.split("\n".join(pasted(typed)).replace("\\\n", " "))  # as a shell does
+            assert copied == ["safety-neurons", *shlex.split(typed)]
 
 
 def test_h_is_help():

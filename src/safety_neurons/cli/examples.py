@@ -6,6 +6,8 @@ what the ones before have written.
 
 from __future__ import annotations
 
+import re
+
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "run": (
         ("The whole job on the embedded pair, in minutes", "run --out runs/demo --limit 32"),
@@ -92,10 +94,26 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
 
 def epilog(command: str) -> str:
     """The examples of one command as a help page shows them."""
-    lines = [f"{titled(what)}\n\n  safety-neurons {typed}" for what, typed in EXAMPLES[command]]
-    return "\n\n".join(["Examples", *lines])
+    examples = ["\n".join([titled(what), *pasted(typed)]) for what, typed in EXAMPLES[command]]
+    return "\n\n".join(["Examples", *examples])
 
 
 def titled(what: str) -> str:
     """What one wants, before the example."""
     return what if what.endswith("?") else f"{what}:"
+
+
+WIDTH = 72
+
+
+def pasted(typed: str) -> list[str]:
+    """A command in lines that can be copied as they are, broken before options."""
+    parts = re.split(r" (?=--)", f"safety-neurons {typed}")
+    lines = [f"  {parts[0]}"]
+    for part in parts[1:]:
+        if len(lines[-1]) + len(part) < WIDTH:
+            lines[-1] += f" {part}"
+        else:
+            lines[-1] += " \\"
+            lines.append(f"      {part}")
+    return lines
