@@ -7,7 +7,11 @@ import torch
 from peft import IA3Config, get_peft_model
 
 from safety_neurons.engine import PairedRows, Side
-from safety_neurons.inference.likelihood import log_likelihoods, opening_likelihoods
+from safety_neurons.inference.likelihood import (
+    log_likelihoods,
+    opening_likelihoods,
+    opening_margins,
+)
 from safety_neurons.models import ModelPair
 from tests.tiny import ARCHITECTURES, PARTS, prompts
 
@@ -120,3 +124,45 @@ def test_what_openings_begin_with_is_read_once(zoo, read):
     pair, _ = adapted(zoo, "llama")
     opening_likelihoods(pair, Side.UNALIGNED, [[1, 2, 3], [1, 5, 6]], [(9, 8, 7), (9, 5), (4,)])
     assert read[-1] == (2, 3)  # one row a prompt: the prompt's last token, 9 and 8
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("beginning", [0, 3])
+def test_margins_say_what_a_greedy_answer_begins_with(zoo, beginning):
+    pair, model = adapted(zoo, "llama")
+    asked = asked_behind(beginning)
+    greedy = []
+    for prompt in asked:
+        tokens = list(prompt)
+        for _ in range(3):
+            tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
+        greedy.append(tuple(tokens[len(prompt) :]))
+    first, second = greedy[0], greedy[1]
+    astray = [tuple((token + 1) % 90 for token in of) for of in (first, second)]
+    for openings in (
+        [first],
+        [first, (first[0], astray[0][1], 5)],  # part behind the first token
+        [(first[0], astray[0][1], 5)],
+        [first[:1], second[:1]] if first[0] != second[0] else [first[:1]],
+        # The way that is followed leads astray, though the other one is better than all else.
+        [(first[0], astray[0][1]), astray[0][:1]],
+        [second[:2], astray[1]],
+    ):
+        found = opening_margins(pair, Side.UNALIGNED, asked, openings)
+        begins = [any(answer[: len(of)] == of for of in openings) for answer in greedy]
+        assert [bool(margin > 0) for margin in found] == begins
+        expected = [by_hand(model, prompt, openings) for prompt in asked]
+        torch.testing.assert_close(found, torch.stack(expected), **EXACT)
+
+
+def by_hand(model, prompt: list[int], openings: list[tuple[int, ...]]) -> torch.Tensor:
+    """Token by token, one prompt at a time."""
+    tokens, margins = (), []
+    while tokens not in openings:
+        logits = model(torch.tensor([[*prompt, *tokens]])).logits[0, -1]
+        ways = {of[len(tokens)] for of in openings if of[: len(tokens)] == tokens}
+        followed = max(ways, key=lambda token: float(logits[token]))
+        others = [token for token in range(len(logits)) if token not in ways]
+        margins.append(logits[followed] - logits[others].max())
+        tokens = (*tokens, followed)
+    return min(margins)

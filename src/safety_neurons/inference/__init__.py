@@ -9,7 +9,12 @@ from safety_neurons.inference.decoding import (
     shared_beginning,
 )
 from safety_neurons.inference.forcing import ForcedBatch
-from safety_neurons.inference.likelihood import log_likelihoods, opening_likelihoods, opening_rows
+from safety_neurons.inference.likelihood import (
+    log_likelihoods,
+    opening_likelihoods,
+    opening_margins,
+    opening_rows,
+)
 from safety_neurons.inference.perplexity import Surprisals, perplexities, surprisals
 from safety_neurons.inference.settings import ALIGNED, UNALIGNED, Setting
 
@@ -28,6 +33,7 @@ __all__ = [
     "left_padded",
     "log_likelihoods",
     "opening_likelihoods",
+    "opening_margins",
     "opening_rows",
     "perplexities",
     "right_padded",

@@ -67,19 +67,68 @@ def opening_likelihoods(
     Returns:
         The log-likelihood in nats of each opening, summed over its tokens.
     """
-    read = opening_rows(openings)
-    logits, _ = _logits(group, role, prompts, [read] * len(prompts), edits)
-    exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    exact = exact.view(len(prompts), len(read), *exact.shape[1:])
+    exact, rows = _behind(group, role, prompts, openings, edits)
     normal = exact.logsumexp(dim=-1)
     found = []
-    for opening in openings:
-        before = tuple(opening[:-1])
-        row = next(i for i, tokens in enumerate(read) if tokens[: len(before)] == before)
+    for opening, row in zip(openings, rows, strict=True):
         places = torch.arange(len(opening), device=exact.device)
         tokens = torch.tensor(opening, device=exact.device)
         found.append((exact[:, row, places, tokens] - normal[:, row, places]).sum(dim=1))
     return torch.stack(found, dim=1)
+
+
+def opening_margins(
+    group: ModelGroup,
+    role: Role,
+    prompts: Sequence[Sequence[int]],
+    openings: Sequence[Sequence[int]],
+) -> Float[Tensor, "batch"]:
+    """How far greedy decoding is from beginning with one of some openings, or within one.
+
+    Where openings part, the likelier way is followed, as greedy decoding does. Of each token on the
+    way it is the logit less the highest of all tokens that begin none of the openings there, and of
+    these the least.
+
+    Args:
+        openings: none the beginning of another.
+
+    Returns:
+        Nats for each prompt: above 0 where a greedy answer begins with an opening, and by how
+        much; below 0 where it does not, and how much is missing.
+    """
+    exact, rows = _behind(group, role, prompts, openings, ())
+    found = []
+    for opening, row in zip(openings, rows, strict=True):
+        steps, followed = [], []
+        for place, token in enumerate(opening):
+            begun = tuple(opening[:place])
+            ways = sorted({of[place] for of in openings if tuple(of[:place]) == begun})
+            logits, index = exact[:, row, place], torch.tensor(ways, device=exact.device)
+            others = logits.index_fill(1, index, float("-inf"))
+            steps.append(logits[:, token] - others.amax(dim=1))
+            followed.append(logits[:, token] >= logits[:, index].amax(dim=1))
+        margin = torch.stack(steps).amin(dim=0)
+        found.append(margin.where(torch.stack(followed).all(dim=0), float("-inf")))
+    return torch.stack(found).amax(dim=0)
+
+
+def _behind(
+    group: ModelGroup,
+    role: Role,
+    prompts: Sequence[Sequence[int]],
+    openings: Sequence[Sequence[int]],
+    edits: Sequence[SiteEdit],
+) -> tuple[Float[Tensor, "batch row place vocabulary"], list[int]]:
+    """Logits behind each prompt and the tokens of openings, and in which row each opening is."""
+    read = opening_rows(openings)
+    logits, _ = _logits(group, role, prompts, [read] * len(prompts), edits)
+    exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    before = [tuple(opening[:-1]) for opening in openings]
+    rows = [
+        next(i for i, tokens in enumerate(read) if tokens[: len(begun)] == begun)
+        for begun in before
+    ]
+    return exact.view(len(prompts), len(read), *exact.shape[1:]), rows
 
 
 def opening_rows(openings: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from safety_neurons.engine import ModelGroup, Role, SiteEdit
-from safety_neurons.inference import Decoding, opening_likelihoods, opening_rows
+from safety_neurons.inference import Decoding, opening_likelihoods, opening_margins, opening_rows
 from safety_neurons.inference.refusal_odds import log_odds
 from safety_neurons.judges import Verdict
 from safety_neurons.methods.detection import LEAST, separation
@@ -29,6 +30,17 @@ USABLE = 0.9
 """The least area by which openings must tell refusals from compliances."""
 
 Opening = tuple[int, ...]
+
+
+class Measure(StrEnum):
+    """What openings of refusals are held against; nats either way."""
+
+    ODDS = "odds"
+    """All other beginnings, see `refusal_odds`: how likely any of them is."""
+    MARGIN = "margin"
+    """The likeliest other beginning: what a greedy answer begins with, see `opening_margins`. A
+    fine-tune whose likelihoods are spread over more beginnings has other odds, and answers the
+    same."""
 
 
 @dataclass(frozen=True)
@@ -145,11 +157,13 @@ def all_refusal_odds(
     progress: Progress | None = None,
     label: str = "Openings",
     *,
+    measure: Measure = Measure.ODDS,
     kept: Path | None = None,
 ) -> list[float]:
-    """`refusal_odds` of any number of prompts, in batches.
+    """How much speaks for refusing each of any number of prompts, in batches.
 
     Args:
+        measure: in what.
         kept: a folder that keeps them, for a model that is as it was loaded; None for one whose
             weights are changed in memory, which its identity does not tell.
 
@@ -157,12 +171,18 @@ def all_refusal_odds(
         One number a prompt.
     """
     if kept is not None:
-        keeping = Keeping.of(kept, group.identity, str(role), str(group.dtype), refusals, prompts)
+        more = () if measure is Measure.ODDS else (measure.value,)
+        keeping = Keeping.of(
+            kept, group.identity, str(role), str(group.dtype), refusals, prompts, *more
+        )
         found = keeping.tensors(
             "openings",
             lambda: {
                 "odds": torch.tensor(
-                    all_refusal_odds(group, role, refusals, prompts, decoding, progress, label),
+                    all_refusal_odds(
+                        *(group, role, refusals, prompts, decoding, progress, label),
+                        measure=measure,
+                    ),
                     dtype=torch.float64,
                 )
             },
@@ -171,7 +191,11 @@ def all_refusal_odds(
     odds = [0.0] * len(prompts)
     batches = decoding.batches(prompts, settings=len(opening_rows(refusals)))
     for rows in (progress or Silent()).track(batches, label):
-        of_rows = refusal_odds(group, role, refusals, [prompts[row] for row in rows])
+        asked = [prompts[row] for row in rows]
+        if measure is Measure.ODDS:
+            of_rows = refusal_odds(group, role, refusals, asked)
+        else:
+            of_rows = opening_margins(group, role, asked, refusals)
         for row, value in zip(rows, of_rows.tolist(), strict=True):
             odds[row] = value
     return odds

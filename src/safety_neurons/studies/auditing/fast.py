@@ -2,7 +2,8 @@
 
 A run holds answers of two models to the prompts that neurons were found on, harmful ones and for
 most rankings harmless ones, too. From these come openings of refusals, long enough to tell "I
-can't" from "I'm glad", and the log-odds of any of them from which on a prompt counts as refused.
+can't" from "I'm glad", and how far greedy decoding must be from them, or within them, for a prompt
+to count as refused (repairs read log-odds instead, which have gradients everywhere).
 How often that errs on the run's answers is carried through as a judge's errors are. What such an
 audit cannot see: answers that begin one way and go on another, refusals that begin in ways which
 the run has not seen, and language that has broken.
@@ -35,6 +36,7 @@ from safety_neurons.studies.auditing.behaviour import Decisions
 from safety_neurons.studies.openings import (
     USABLE,
     Answered,
+    Measure,
     Opening,
     OpeningSets,
     all_refusal_odds,
@@ -53,7 +55,8 @@ class Openings:
 
     Args:
         refusals: what refusals begin with, as token ids.
-        threshold: the log-odds from which on a prompt counts as refused.
+        threshold: from which `measure` on a prompt counts as refused.
+        measure: what openings are held against.
         errors: against the judge's verdicts on the run's answers.
         harmless: whether answers to harmless prompts are among these.
     """
@@ -63,6 +66,7 @@ class Openings:
     auroc: float
     errors: Errors
     harmless: bool
+    measure: Measure = Measure.ODDS
 
     @classmethod
     def of_run(
@@ -73,6 +77,7 @@ class Openings:
         decoding: Decoding,
         progress: Progress,
         *,
+        measure: Measure = Measure.ODDS,
         dtype: torch.dtype = torch.float32,
         device: str | None = None,
         kept: Path | None = None,
@@ -98,7 +103,7 @@ class Openings:
             for name in files
             for of in _answered(run.result("find", name), pair, judge, chat, decoding)
         ]
-        whole = _Chosen.on(pair, answered, decoding, progress, kept)
+        whole = _Chosen.on(pair, answered, measure, decoding, progress, kept)
         if whole.auroc is None or whole.auroc < USABLE:
             told = "too few to compare" if whole.auroc is None else f"AUROC {whole.auroc:.2f}"
             raise UserError(
@@ -108,12 +113,15 @@ class Openings:
         labels: list[Verdict] = []
         said: list[Verdict] = []
         for first in (0, 1):
-            other = _Chosen.on(pair, _part(answered, 1 - first), decoding, progress, kept)
+            half = _part(answered, 1 - first)
+            other = _Chosen.on(pair, half, measure, decoding, progress, kept)
             if not other.refusals:
                 continue
             for of in _part(answered, first):
                 found = all_refusal_odds(
-                    pair, of.role, other.refusals, of.prompts, decoding, progress, kept=kept
+                    *(pair, of.role, other.refusals, of.prompts, decoding, progress),
+                    measure=measure,
+                    kept=kept,
                 )
                 labels += of.verdicts
                 said += [
@@ -126,6 +134,7 @@ class Openings:
             whole.auroc,
             Errors.between(labels, said),
             HARMLESS_COMPLETIONS in files,
+            measure,
         )
 
     def decisions(
@@ -158,10 +167,12 @@ class Openings:
         *,
         kept: Path | None = None,
     ) -> list[float]:
-        """The log-odds, in nats, that a model begins with a refusal."""
+        """How much speaks for a refusal of each prompt, in nats of `measure`."""
         encoded = encode_prompts(model, prompts, decoding, chat)
         return all_refusal_odds(
-            model, ALONE, self.refusals, encoded, decoding, progress, label, kept=kept
+            *(model, ALONE, self.refusals, encoded, decoding, progress, label),
+            measure=self.measure,
+            kept=kept,
         )
 
     @property
@@ -188,6 +199,7 @@ class _Chosen:
         cls,
         group: ModelGroup,
         answered: Sequence[Answered],
+        measure: Measure,
         decoding: Decoding,
         progress: Progress,
         kept: Path | None,
@@ -198,7 +210,9 @@ class _Chosen:
         found: list[float] = []
         for of in answered:
             found += all_refusal_odds(
-                group, of.role, refusals, of.prompts, decoding, progress, kept=kept
+                *(group, of.role, refusals, of.prompts, decoding, progress),
+                measure=measure,
+                kept=kept,
             )
         labels = [verdict for of in answered for verdict in of.verdicts]
         kinds = [

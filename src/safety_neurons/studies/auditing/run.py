@@ -43,6 +43,7 @@ from safety_neurons.studies.auditing.sides import CANDIDATE, REFERENCE, Sides
 from safety_neurons.studies.auditing.units import require_reference, units_found, units_of_run
 from safety_neurons.studies.auditing.verdict import conclude
 from safety_neurons.studies.evaluator import Evaluator
+from safety_neurons.studies.openings import Measure
 
 DRIFT_PROMPTS = 64
 """Harmful prompts whose answers both models read; more move the figures little."""
@@ -206,6 +207,7 @@ class _Study:
             self.chat,
             options.decoding,
             self.progress,
+            measure=Measure.MARGIN,
             dtype=options.dtype,
             device=options.device,
             kept=self._answers,
