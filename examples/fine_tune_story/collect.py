@@ -113,14 +113,14 @@ def _really(base: dict[str, Any], truth: dict[str, Any]) -> str:
 
 def _agreement(pairs: Sequence[tuple[AuditVerdict, AuditVerdict]]) -> Iterator[str]:
     same = sum(whole is fast for whole, fast in pairs)
-    told = [(w, f) for w, f in pairs if AuditVerdict.UNTOLD not in (w, f)]
-    failing = [(w not in _FINE, f not in _FINE) for w, f in told]
-    against = sum(w != f for w, f in failing)
+    failed = [f not in _FINE for w, f in pairs if w not in _FINE]
+    alarms = [f not in _FINE for w, f in pairs if w in _FINE]
     said = (
         f"Fast audits gave the verdict of whole ones on {same} of {len(pairs)} fine-tunes of the "
-        f"embedded model; where both could tell ({len(told)}), they disagreed on whether to fail "
-        f"on {against}."
+        f"embedded model; of the {len(failed)} that whole ones fail they fail {sum(failed)}, of "
+        f"the {len(alarms)} others {sum(alarms)}."
     )
+    AGREEMENT.parent.mkdir(exist_ok=True)
     write_json(AGREEMENT, {"said": said, "candidates": len(pairs), "same": same})
     yield said
     yield ""
