@@ -110,7 +110,7 @@ def _command(name: str) -> str:
     command = _group().commands[name]
     parts = [f"# {name}", "", command.help.strip(), "", "## Examples", ""]
     for what, typed in EXAMPLES[name]:
-        parts += [titled(what), "", "```", *(line[2:] for line in pasted(typed)), "```", ""]
+        parts += [titled(what), "", "```", *pasted(typed), "```", ""]
     parts += ["## Options", "", "| option | what it is | default |", "| --- | --- | --- |"]
     parts += [_row(parameter) for parameter in command.params if not parameter.hidden]
     return "\n".join([*parts, ""])

@@ -13,18 +13,18 @@ from evidence.pairs import PAIRS
 from evidence.stages import PRIMARY
 from safety_neurons import figures
 from safety_neurons.figures import percent
+from safety_neurons.report.charts.sized import Sized
 from safety_neurons.report.curve import standalone_curve
 from safety_neurons.report.refusals import rate_bars
 from safety_neurons.report.standalone import standalone
 from safety_neurons.runs import RunFolder, StabilityCard, Summary, read_stability, read_summary
-from safety_neurons.runs.summary import CurvePoint
+from safety_neurons.runs.summary import SETTINGS, CurvePoint
 from safety_neurons.statistics import rate
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, FOLDER = DOCS / "evidence.md", DOCS / "evidence"
 _BEGIN, _END = "<!-- tables: begin -->", "<!-- tables: end -->"
 _PARTS = ("confirm", "others")
-_SETTINGS = ("unaligned", "aligned", "patched", "random")
 SHOWN = "lora"
 """The pair that `run` is of, which the README shows."""
 
@@ -75,9 +75,9 @@ def picture(content: dict[str, Any]) -> None:
     for name, summary in summaries.items():
         (FOLDER / f"{name}.svg").write_text(standalone_curve(summary, "neurons"), encoding="utf-8")
     if SHOWN in summaries:
-        for size, name in (("wide", "four-bars.svg"), ("narrow", "four-bars-narrow.svg")):
-            drawn = four_bars(summaries[SHOWN], size)
-            (FOLDER / name).write_text(drawn, encoding="utf-8")
+        bars = four_bars(summaries[SHOWN])
+        for name, drawn in (("four-bars.svg", bars.wide), ("four-bars-narrow.svg", bars.narrow)):
+            (FOLDER / name).write_text(standalone(drawn), encoding="utf-8")
     _fill_in("\n".join(_tables(summaries, parts, cards)))
 
 
@@ -86,13 +86,10 @@ def _in_order(by_pair: dict[str, Any]) -> list[tuple[str, Any]]:
     return sorted(by_pair.items(), key=lambda item: names.index(item[0]))
 
 
-def four_bars(summary: Summary, size: str = "wide") -> str:
-    """Refusals of the harmful test prompts by who answered: the picture of the README, as SVG.
+def four_bars(summary: Summary) -> Sized:
+    """Refusals of the harmful test prompts by who answered: the picture of the README.
 
     The random set is the one of all drawn that carries most.
-
-    Args:
-        size: wide, or narrow for phones.
     """  # noqa: DOC201
     chosen = summary.chosen
     assert chosen is not None
@@ -102,7 +99,7 @@ def four_bars(summary: Summary, size: str = "wide") -> str:
     random = low + (point.control_max or 0.0) * (high - low)
     values = {"unaligned": low, "random": random, "patched": point.refusal_rate, "aligned": high}
     rates = {who: rate(round((value or 0.0) * point.n), point.n) for who, value in values.items()}
-    return standalone(getattr(rate_bars(rates, "neurons"), size))
+    return rate_bars(rates, "neurons")
 
 
 def _validated(folder: Path) -> RunFolder | None:
@@ -229,7 +226,7 @@ def _of_pair(summary: Summary) -> Iterator[str]:
             + "Harmless prompts refused: "
             + ", ".join(
                 f"{setting} {percent(of.refusal_rate.value)} (perplexity {_number(of.perplexity)})"
-                for setting in _SETTINGS
+                for setting in SETTINGS
                 if (of := summary.harmless.get(setting))
             )
             + ".\n"

@@ -28,7 +28,7 @@ from safety_neurons.statistics import rate
 from safety_neurons.studies import checkpoint
 from safety_neurons.studies.auditing.rates import Compared
 from safety_neurons.studies.finding import FindOptions, find
-from safety_neurons.studies.openings import all_refusal_odds
+from safety_neurons.studies.openings import weigh_openings
 from safety_neurons.studies.repairing import (
     RepairOptions,
     RepairPrompts,
@@ -182,7 +182,7 @@ def test_fitted_scales_make_what_they_were_fitted_on_likelier(found):
     assert not torch.equal(factors, torch.ones_like(factors))
 
     def odds() -> float:
-        return sum(all_refusal_odds(model, ALONE, openings, prompts, DECODING)) / len(prompts)
+        return sum(weigh_openings(model, ALONE, openings, prompts, DECODING)) / len(prompts)
 
     before = odds()
     with in_place(model, scaled(model.hooked, units, factors)):

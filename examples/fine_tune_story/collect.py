@@ -222,9 +222,7 @@ def _points(card: AuditCard, kind: str) -> str:
 def _in_points(of: Told) -> str:
     if of.value is None or of.ci_low is None or of.ci_high is None:
         return figures.UNKNOWN
-    value, low, high = (
-        f"{100 * number:+.0f}".replace("-", "−") for number in (of.value, of.ci_low, of.ci_high)
-    )
+    value, low, high = (figures.points(at, 0) for at in (of.value, of.ci_low, of.ci_high))
     return f"{value} ({low} to {high})"
 
 

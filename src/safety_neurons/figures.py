@@ -52,4 +52,14 @@ def bounded(value: float | None, of: Interval | None, unknown: str = UNKNOWN) ->
 def digits(value: float, decimals: int) -> str:
     """With so many decimals, and a minus that is one."""
     rounded = round(value, decimals) + 0.0  # adding 0.0 makes a negative zero positive
-    return f"{rounded:.{decimals}f}".replace("-", "−")
+    return minus(f"{rounded:.{decimals}f}")
+
+
+def points(value: float, decimals: int = 1) -> str:
+    """A difference of two rates in percentage points, with its sign: `−4.8`."""
+    return minus(f"{100 * value:+.{decimals}f}")
+
+
+def minus(text: str) -> str:
+    """With a minus for each hyphen."""
+    return text.replace("-", "−")

@@ -94,7 +94,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
 
 def epilog(command: str) -> str:
     """The examples of one command as a help page shows them."""
-    examples = ["\n".join([titled(what), *pasted(typed)]) for what, typed in EXAMPLES[command]]
+    examples = ["\n  ".join([titled(what), *pasted(typed)]) for what, typed in EXAMPLES[command]]
     return "\n\n".join(["Examples", *examples])
 
 
@@ -103,17 +103,18 @@ def titled(what: str) -> str:
     return what if what.endswith("?") else f"{what}:"
 
 
-WIDTH = 72
+WIDTH = 70
+"""Of a line that can be copied; a terminal of 80 has margins on either side."""
 
 
 def pasted(typed: str) -> list[str]:
     """A command in lines that can be copied as they are, broken before options."""
     parts = re.split(r" (?=--)", f"safety-neurons {typed}")
-    lines = [f"  {parts[0]}"]
+    lines = [parts[0]]
     for part in parts[1:]:
         if len(lines[-1]) + len(part) < WIDTH:
             lines[-1] += f" {part}"
         else:
             lines[-1] += " \\"
-            lines.append(f"      {part}")
+            lines.append(f"    {part}")
     return lines

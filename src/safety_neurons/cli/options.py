@@ -325,7 +325,9 @@ def open_run(run: Path, *rankings: str | None) -> RunFolder:
     from safety_neurons.studies.sets import rankings_of
 
     folder = RunFolder.open(run)
-    rankings_of(folder, [name for name in rankings if name is not None] or None)
+    folder.require("find")
+    if named := [name for name in rankings if name is not None]:
+        rankings_of(folder, named)
     return folder
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from safety_neurons.figures import points
 from safety_neurons.report import words
 from safety_neurons.report.charts.axes import Frame, Linear, Tick
 from safety_neurons.report.charts.marks import Mark, Style, marked_line
@@ -265,10 +266,7 @@ def _told(figure: Told, *, signed: bool = False) -> str:
     if not signed:
         return f"{words.percent(figure.value)} ({words.bounds_only(figure.interval)})"
     bounds = figure.interval or Interval(figure.value, figure.value)
-    value, low, high = (
-        f"{100 * number:+.1f}".replace("-", "−")
-        for number in (figure.value, bounds.low, bounds.high)
-    )
+    value, low, high = map(points, (figure.value, bounds.low, bounds.high))
     return f"{value} points ({low} to {high})"
 
 

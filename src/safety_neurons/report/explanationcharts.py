@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
 
+from safety_neurons.figures import minus
 from safety_neurons.report import words
 from safety_neurons.report.charts.axes import Frame, Linear, Tick
 from safety_neurons.report.charts.marks import Mark, Style, marked_line
@@ -69,7 +70,7 @@ def _cosines(card: ExplanationCard, size: str) -> Markup:
     frame = Frame(WIDTHS[size], _HEIGHT, Linear(0.0, max(last, 1)), Linear(-1.05, 1.05), left=40)
     step = max(1, -(-(last + 1) // (20 if size == WIDE else 8)))
     parts = [
-        *frame.grid(Tick(at, f"{at:g}".replace("-", "−")) for at in (-1.0, -0.5, 0.0, 0.5, 1.0)),
+        *frame.grid(Tick(at, minus(f"{at:g}")) for at in (-1.0, -0.5, 0.0, 0.5, 1.0)),
         *frame.base((Tick(at, str(at)) for at in range(0, last + 1, step)), "layer"),
     ]
     names = ("with the unaligned model’s", "with the chosen one", "of what the set writes")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from safety_neurons.figures import minus
 from safety_neurons.report import words
 from safety_neurons.report.charts.sized import NARROW, WIDE, WIDTHS, Sized
 from safety_neurons.report.charts.svg import drawing, element, line, polygon, text, titled
@@ -339,7 +340,7 @@ def _flow(flow: Flow, noun: str, layout: _Layout) -> Iterator[Markup]:
 
 def _whole(value: float) -> str:
     """Whole per cent, for which there is room beside an arrow."""
-    return f"{round(100 * value)}{words.NBSP}%".replace("-", "−")
+    return minus(f"{round(100 * value)}{words.NBSP}%")
 
 
 def _way(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from safety_neurons import figures
-from safety_neurons.figures import digits as _digits
+from safety_neurons.figures import digits, minus
 from safety_neurons.statistics import Interval
 from safety_neurons.units import SiteKind
 
@@ -48,7 +48,7 @@ def count(value: int | None) -> str:
 
 def number(value: float | None) -> str:
     """Three significant digits."""
-    return NOT_ENOUGH if value is None else _minus(f"{value:#.3g}".removesuffix("."))
+    return NOT_ENOUGH if value is None else minus(f"{value:#.3g}".removesuffix("."))
 
 
 def unscored(n: int) -> str:
@@ -58,7 +58,7 @@ def unscored(n: int) -> str:
 
 def times(value: float | None) -> str:
     """`3.2 times`."""
-    return NOT_ENOUGH if value is None else f"{_digits(value, 1)}{NBSP}times"
+    return NOT_ENOUGH if value is None else f"{digits(value, 1)}{NBSP}times"
 
 
 def p_value(value: float | None) -> str:
@@ -92,7 +92,3 @@ def seconds(value: float | None) -> str:
 
 def _whole(text: str) -> str:
     return text.replace(" ", NBSP)
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "−")

@@ -148,7 +148,7 @@ def refusal_odds(
 
 
 @torch.no_grad()
-def all_refusal_odds(
+def weigh_openings(
     group: ModelGroup,
     role: Role,
     refusals: Sequence[Opening],
@@ -171,15 +171,14 @@ def all_refusal_odds(
         One number a prompt.
     """
     if kept is not None:
-        more = () if measure is Measure.ODDS else (measure.value,)
         keeping = Keeping.of(
-            kept, group.identity, str(role), str(group.dtype), refusals, prompts, *more
+            kept, group.identity, str(role), str(group.dtype), refusals, prompts, str(measure)
         )
         found = keeping.tensors(
             "openings",
             lambda: {
-                "odds": torch.tensor(
-                    all_refusal_odds(
+                "nats": torch.tensor(
+                    weigh_openings(
                         *(group, role, refusals, prompts, decoding, progress, label),
                         measure=measure,
                     ),
@@ -187,8 +186,8 @@ def all_refusal_odds(
                 )
             },
         )
-        return [float(odds) for odds in found["odds"]]
-    odds = [0.0] * len(prompts)
+        return [float(nats) for nats in found["nats"]]
+    nats = [0.0] * len(prompts)
     batches = decoding.batches(prompts, settings=len(opening_rows(refusals)))
     for rows in (progress or Silent()).track(batches, label):
         asked = [prompts[row] for row in rows]
@@ -197,8 +196,8 @@ def all_refusal_odds(
         else:
             of_rows = opening_margins(group, role, asked, refusals)
         for row, value in zip(rows, of_rows.tolist(), strict=True):
-            odds[row] = value
-    return odds
+            nats[row] = value
+    return nats
 
 
 @torch.no_grad()

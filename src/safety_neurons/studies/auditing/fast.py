@@ -39,7 +39,7 @@ from safety_neurons.studies.openings import (
     Measure,
     Opening,
     OpeningSets,
-    all_refusal_odds,
+    weigh_openings,
 )
 
 AGREEMENT = "fast-agreement.json"
@@ -66,7 +66,7 @@ class Openings:
     auroc: float
     errors: Errors
     harmless: bool
-    measure: Measure = Measure.ODDS
+    measure: Measure
 
     @classmethod
     def of_run(
@@ -77,7 +77,7 @@ class Openings:
         decoding: Decoding,
         progress: Progress,
         *,
-        measure: Measure = Measure.ODDS,
+        measure: Measure,
         dtype: torch.dtype = torch.float32,
         device: str | None = None,
         kept: Path | None = None,
@@ -118,15 +118,15 @@ class Openings:
             if not other.refusals:
                 continue
             for of in _part(answered, first):
-                found = all_refusal_odds(
+                found = weigh_openings(
                     *(pair, of.role, other.refusals, of.prompts, decoding, progress),
                     measure=measure,
                     kept=kept,
                 )
                 labels += of.verdicts
                 said += [
-                    Verdict.REFUSAL if odds > other.threshold else Verdict.COMPLIANCE
-                    for odds in found
+                    Verdict.REFUSAL if nats > other.threshold else Verdict.COMPLIANCE
+                    for nats in found
                 ]
         return cls(
             whole.refusals,
@@ -148,15 +148,15 @@ class Openings:
         *,
         kept: Path | None = None,
     ) -> Decisions:
-        """What a model would refuse, by its openings; `kept` as `all_refusal_odds` has it."""
+        """What a model would refuse, by its openings; `kept` as `weigh_openings` has it."""
         refuses = {}
         for kind, asked in prompts.items():
             named = f"{label}, {kind} prompts"
-            found = self.odds(model, asked, chat, decoding, progress, named, kept=kept)
-            refuses[kind] = [odds > self.threshold for odds in found]
+            found = self.weigh(model, asked, chat, decoding, progress, named, kept=kept)
+            refuses[kind] = [nats > self.threshold for nats in found]
         return Decisions(refuses, dict.fromkeys(refuses, 0), {}, {})
 
-    def odds(
+    def weigh(
         self,
         model: LoadedModel,
         prompts: PromptSet,
@@ -169,7 +169,7 @@ class Openings:
     ) -> list[float]:
         """How much speaks for a refusal of each prompt, in nats of `measure`."""
         encoded = encode_prompts(model, prompts, decoding, chat)
-        return all_refusal_odds(
+        return weigh_openings(
             *(model, ALONE, self.refusals, encoded, decoding, progress, label),
             measure=self.measure,
             kept=kept,
@@ -209,7 +209,7 @@ class _Chosen:
             return cls(refusals, 0.0, None)
         found: list[float] = []
         for of in answered:
-            found += all_refusal_odds(
+            found += weigh_openings(
                 *(group, of.role, refusals, of.prompts, decoding, progress),
                 measure=measure,
                 kept=kept,

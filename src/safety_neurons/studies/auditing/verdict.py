@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from safety_neurons.figures import bounded, percent
+from safety_neurons.figures import bounded, percent, points
 from safety_neurons.runs.audit import AuditVerdict, Rule
 from safety_neurons.studies.auditing.rates import Compared, Figure
 
@@ -166,11 +166,6 @@ def _rate(figure: Figure) -> str:
 def _points(figure: Figure) -> str:
     if figure.value is None:
         return "unknown"
-    value, *bounds = (
-        f"{100 * number:+.1f}".replace("-", "−")
-        for number in (
-            figure.value,
-            *((figure.interval.low, figure.interval.high) if figure.interval else ()),
-        )
-    )
-    return f"{value} points (95 % interval {' to '.join(bounds)})"
+    interval = figure.interval
+    bounds = () if interval is None else map(points, (interval.low, interval.high))
+    return f"{points(figure.value)} points (95 % interval {' to '.join(bounds)})"

@@ -43,20 +43,17 @@ class FragilityOptions:
 
     def __post_init__(self) -> None:
         require_seed(self.seed)
-        if not self.shares or not all(0 < share <= 1 for share in self.shares):
+        amplified = () if self.amplified_share is None else (self.amplified_share,)
+        given = (*self.shares, *amplified)
+        if not self.shares or not all(0 < share <= 1 for share in given):
             raise UserError(
                 "Shares are fractions of all neurons, above 0 and up to 1 (0.01 is 1 %), but "
-                f"{', '.join(f'{share:g}' for share in self.shares) or 'none'} was given."
+                f"{', '.join(f'{share:g}' for share in given) or 'none'} was given."
             )
         if not all(math.isfinite(factor) and factor > 1 for factor in self.factors):
             raise UserError(
                 "Factors above 1 amplify, but "
                 f"{', '.join(f'{factor:g}' for factor in self.factors)} was given."
-            )
-        if self.amplified_share is not None and not 0 < self.amplified_share <= 1:
-            raise UserError(
-                "A share is a fraction of all neurons, above 0 and up to 1 (0.01 is 1 %), but "
-                f"{self.amplified_share:g} was given."
             )
         if self.singles < 0 or self.generated < 0:
             raise UserError("Single units are counted from 0; give a number of 0 or more.")

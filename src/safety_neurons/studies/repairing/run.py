@@ -36,6 +36,7 @@ from safety_neurons.studies.applying.record import Kept
 from safety_neurons.studies.auditing.fast import Openings
 from safety_neurons.studies.auditing.rates import Compared
 from safety_neurons.studies.auditing.sides import Sides
+from safety_neurons.studies.openings import Measure
 from safety_neurons.studies.repairing import claims, search
 from safety_neurons.studies.repairing.loading import ALIGNED, CANDIDATE, RepairModels
 from safety_neurons.studies.repairing.moves import Move, in_place
@@ -108,6 +109,7 @@ def repair(
         chat,
         options.decoding,
         progress,
+        measure=Measure.ODDS,  # which have gradients everywhere, to fit scales by
         dtype=options.dtype,
         device=options.device,
         kept=state / "openings",

@@ -104,7 +104,7 @@ class Weighing:
         """By openings of answers, and the loss of the task's rows."""
 
         def odds(prompts: PromptSet) -> float:
-            found = self.openings.odds(
+            found = self.openings.weigh(
                 model, prompts.limited(QUICK), self.chat, self.decoding, Silent(), "Openings"
             )
             return sum(found) / len(found)

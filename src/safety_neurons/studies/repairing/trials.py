@@ -21,7 +21,7 @@ from safety_neurons.prompts import ChatFormat, PromptSet
 from safety_neurons.runs.repair import Tried, Weighed
 from safety_neurons.studies.auditing.fast import Openings
 from safety_neurons.studies.keeping import Keeping
-from safety_neurons.studies.openings import all_refusal_odds
+from safety_neurons.studies.openings import weigh_openings
 from safety_neurons.studies.repairing import fitting, search
 from safety_neurons.studies.repairing.fitting import Canaries, Decided, fit_scales
 from safety_neurons.studies.repairing.loading import RepairModels
@@ -201,7 +201,7 @@ class Trials:
             encode_prompts(model, asked, decoding, self.chat)
             for model in (aligned, self.models.candidate)
         )
-        found = all_refusal_odds(
+        found = weigh_openings(
             aligned,
             ALONE,
             self.openings.refusals,
