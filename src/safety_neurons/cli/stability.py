@@ -34,7 +34,7 @@ def command(
     seed: o.Seed = defaults.SEED,
     device: o.Device = None,
 ) -> None:
-    """Say whether a run's chosen neurons are stable, fragile or noise.
+    """Say whether a run's chosen neurons are stable, fragile or noise, or that it cannot be told.
 
     Ranks again on halves of the prompts and on the other model's completions, and patches sets of
     other runs, random ones and ones of the same magnitude. The card becomes part of the report.
@@ -67,6 +67,6 @@ def command(
     typer.echo(card.sentence)
     for overlap in card.overlaps:
         shared = "–" if overlap.iou is None else f"{overlap.iou:.2f}"
-        chance = "–" if overlap.chance is None else f"{overlap.chance:.2f}"
+        chance = "–" if overlap.chance is None else f"{overlap.chance:.3f}"
         typer.echo(f"  {overlap.changed}: {overlap.against}: IoU {shared} (by chance {chance})")
     typer.echo(f"Next: safety-neurons report {run}")

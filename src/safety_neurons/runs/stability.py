@@ -17,6 +17,7 @@ class Verdict(StrEnum):
     STABLE = "stable"
     FRAGILE = "fragile"
     NOISE = "noise"
+    UNKNOWN = "unknown"
 
 
 class Overlap(Record):
@@ -75,4 +76,7 @@ class StabilityCard(Record):
     @property
     def sentence(self) -> str:
         """The verdict in words."""
-        return f"The set is {self.verdict}: {'; '.join(self.reasons)}."
+        because = "; ".join(self.reasons)
+        if self.verdict is Verdict.UNKNOWN:
+            return f"Whether the set is stable cannot be told: {because}."
+        return f"The set is {self.verdict}: {because}."

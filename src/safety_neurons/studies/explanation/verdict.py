@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from safety_neurons.figures import percent
+from safety_neurons.figures import bounded, percent
 from safety_neurons.runs.explanation import (
     CausalRow,
     Flow,
@@ -105,9 +105,8 @@ def _flow(flows: Sequence[Flow], source: StageName, target: StageName) -> tuple[
     beyond = found.ci_low > max(found.random, 0.0)
     return beyond, (
         f"{str(target).capitalize()} {'rests' if beyond else 'is not shown to rest'} on {source}: "
-        f"without it {percent(found.lost)} ({percent(found.ci_low)} to "
-        f"{percent(found.ci_high)}) of what sets harmful prompts apart there is lost, with random "
-        f"ones {percent(found.random)}."
+        f"without it {bounded(found.lost, found.interval)} of what sets harmful prompts apart "
+        f"there is lost, with random ones {percent(found.random)}."
     )
 
 

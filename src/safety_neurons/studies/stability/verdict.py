@@ -1,11 +1,11 @@
 """Stable, fragile or noise: the rules, stated once for the card and for the page.
 
-1. *Noise*: the effect cannot be told, or its interval does not lie above the effect of every
-   control set; or the sets found on the two halves of the prompts share no more than NO_MORE times
-   what chance gives.
-2. *Stable*: not noise; the halves' sets have an intersection over union of at least ALIKE; and
+1. *Noise*: the interval of the effect does not lie above the effect of every control set; or the
+   sets found on the two halves of the prompts share no more than NO_MORE times what chance gives.
+2. *Unknown*: the effect cannot be told, such as from too few prompts.
+3. *Stable*: neither; the halves' sets have an intersection over union of at least ALIKE; and
    every set that another run chose has at least TRANSFERS of the own set's effect here.
-3. *Fragile*: all else.
+4. *Fragile*: all else.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ ALIKE = 0.5
 TRANSFERS = 0.5
 
 RULES = (
-    "Noise: the effect cannot be told, or its interval does not lie above every control set's "
-    "effect, or the sets of two halves of the prompts share no more than "
-    f"{NO_MORE:g} times what chance gives. "
-    f"Stable: not noise, the halves' sets have an intersection over union of at least {ALIKE:g}, "
-    f"and every other run's set has at least {TRANSFERS:g} of the effect. Fragile: all else."
+    "Noise: the effect's interval does not lie above every control set's effect, or the sets of "
+    f"two halves of the prompts share no more than {NO_MORE:g} times what chance gives. "
+    "Unknown: the effect cannot be told. "
+    f"Stable: the halves' sets have an intersection over union of at least {ALIKE:g}, and every "
+    f"other run's set has at least {percent(TRANSFERS)} of the effect. Fragile: all else."
 )
 
 
@@ -43,6 +43,8 @@ def judged(
     (halves,) = [overlap for overlap in overlaps if overlap.changed == HALVES]
     if noise := _noise(own, controls, halves):
         return Verdict.NOISE, noise
+    if own.causal_effect is None or own.ci_low is None:
+        return Verdict.UNKNOWN, ["its effect cannot be told"]
     fragile = []
     if halves.iou is None or halves.iou < ALIKE:
         fragile.append(f"the sets of two halves of the prompts have only {_shared(halves)}")
@@ -64,11 +66,9 @@ def judged(
 
 
 def _noise(own: SetEffect, controls: Sequence[SetEffect], halves: Overlap) -> list[str]:
-    if own.causal_effect is None or own.ci_low is None:
-        return ["its effect cannot be told"]
     reasons = []
     known = [control.causal_effect for control in controls if control.causal_effect is not None]
-    if known and own.ci_low <= max(known):
+    if known and own.ci_low is not None and own.ci_low <= max(known):
         reasons.append(
             f"its effect of {_number(own)} is not told from a control set's ({percent(max(known))})"
         )
