@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import transformers
 from typer.testing import CliRunner
 
 from safety_neurons.cli import app
@@ -24,7 +25,10 @@ def prompt_file(path: Path, n: int, start: int = 0) -> str:
 
 
 def invoke(*arguments: object):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
+    transformers.logging.enable_progress_bar()  # each command has to turn it off, in a new process
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert "it/s]" not in result.output, "a library's bar, where our lines are"
+    return result
 
 
 def refused(result, *parts: str) -> None:

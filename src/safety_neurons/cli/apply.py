@@ -77,6 +77,7 @@ def command(
         command=shlex.join(["safety-neurons", *sys.argv[1:]]),
         device=device,
     )
+    o.quiet_libraries()
     bars = o.bars()
     if run is None:
         assert model is not None

@@ -9,6 +9,7 @@ import typer
 from safety_neurons import defaults
 from safety_neurons.cli import options as o
 from safety_neurons.cli.errors import explained
+from safety_neurons.figures import bounded
 
 
 @explained
@@ -40,7 +41,7 @@ def command(
     )
     for name, errors in (("all", found), *found.conditions.items()):
         figures = ", ".join(
-            f"{what} {_figure(part.value, part.ci_low, part.ci_high)} of {part.n}"
+            f"{what} {bounded(part.value, part.share.interval)} of {part.n}"
             for what, part in (
                 ("sensitivity", errors.sensitivity),
                 ("specificity", errors.specificity),
@@ -48,7 +49,3 @@ def command(
         )
         typer.echo(f"{name}: {figures}")
     typer.echo(f"{found.judge}, {found.n} answers. Wrote {out}")
-
-
-def _figure(value: float | None, low: float | None, high: float | None) -> str:
-    return "–" if value is None else f"{value:.3f} ({low:.3f} to {high:.3f})"

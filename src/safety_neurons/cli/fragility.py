@@ -144,6 +144,7 @@ def _of_model(
     from safety_neurons.studies.fragility import fragility_of_model
     from safety_neurons.units import load_set
 
+    o.quiet_libraries()
     file = out / FRAGILITY
     require_place(file)
     given = None if units is None else load_set(units).units
@@ -162,16 +163,17 @@ def _of_model(
 
 
 def _say(card: FragilityCard) -> None:
-    from safety_neurons.runs.fragility import HEADLINE
+    from safety_neurons.report.fragility import HELD, set_name
 
     typer.echo(f"Refusals of {card.intact.n} harmful prompts: {percent(card.intact.refusal_rate)}")
     for name in card.sets():
         points = card.curve_of(name)
         rates = ", ".join(f"{p.k:,}: {percent(p.refusal_rate)}" for p in points)
-        typer.echo(f"  without {name} (held at their {HEADLINE}): {rates}")
-    if card.halving_k is None:
+        typer.echo(f"  without {set_name(name, card.noun)} ({HELD}): {rates}")
+    if card.halving_k is None or card.halving_set is None:
         typer.echo("No set of these sizes halves the refusals.")
     else:
         typer.echo(
-            f"At most {card.halving_k:,} {card.noun} halve the refusals (by {card.halving_set})."
+            f"At most {card.halving_k:,} {card.noun} halve the refusals "
+            f"({set_name(card.halving_set, card.noun)})."
         )

@@ -369,11 +369,15 @@ def reload_pair(run: RunFolder, *, dtype: DTypeName, device: str | None) -> Mode
 
 
 def quiet_libraries() -> None:
-    """Our own bars and errors speak; the libraries' progress and advice do not."""
+    """Our own bars and errors speak, and downloads; the libraries' other bars and advice do not."""
     import transformers
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 
     transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    unwanted = are_progress_bars_disabled()
+    transformers.logging.disable_progress_bar()  # of both libraries
+    if not unwanted:
+        enable_progress_bars()
     # PEFT asks for an attribute that transformers has renamed; users can't mend that.
     warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
 

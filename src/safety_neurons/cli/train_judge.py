@@ -9,6 +9,7 @@ import typer
 from safety_neurons import defaults
 from safety_neurons.cli import options as o
 from safety_neurons.cli.errors import explained
+from safety_neurons.figures import bounded, percent
 
 
 @explained
@@ -35,8 +36,8 @@ def command(
     judge = train_judge(out, answers or (), version=version, seed=seed, progress=o.bars())
     for agreement in (*judge.agreement.models, *judge.agreement.languages):
         typer.echo(
-            f"{agreement.source}: {agreement.agrees:.3f} ({agreement.ci_low:.3f} to "
-            f"{agreement.ci_high:.3f}) of {agreement.n}; a phrase list {agreement.phrase_list:.3f}"
+            f"{agreement.source}: {bounded(agreement.agrees, agreement.interval)} of "
+            f"{agreement.n}; a phrase list {percent(agreement.phrase_list)}"
         )
     typer.echo(f"Calibration error: {judge.agreement.calibration_error:.3f}")
     if judge.missing:

@@ -18,7 +18,7 @@ import numpy as np
 from safety_neurons.judges import Verdict
 from safety_neurons.judges.labels import LABELS
 from safety_neurons.progress import Progress, Silent
-from safety_neurons.statistics import wilson
+from safety_neurons.statistics import Interval, wilson
 from safety_neurons.studies.judge_training.composing import LANGUAGES, Templates, compose
 from safety_neurons.studies.judge_training.fitting import Examples
 from safety_neurons.studies.judge_training.rows import LabelledRow, Origin
@@ -70,6 +70,11 @@ class Agreement:
     shuffled: float | None
     confusion: dict[str, dict[str, int]]
     unscored: int = 0
+
+    @property
+    def interval(self) -> Interval:
+        """Of the share that agrees."""
+        return Interval(self.ci_low, self.ci_high)
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
