@@ -54,4 +54,5 @@ def main(
 
 
 if __name__ == "__main__":
-    main(RunFolder.open(Path(sys.argv[1])), Path(sys.argv[2]))
+    made, there = sys.argv[1:] or ("runs/example", "runs/amplified")  # by find_and_validate.py
+    main(RunFolder.open(Path(made)), Path(there))
