@@ -397,6 +397,9 @@ def test_strengths_are_measured_with_random_sets(find_arguments, validate_argume
     assert invoke(*find_arguments, "--out", run).exit_code == 0
     done = invoke("validate", run, *validate_arguments, "--strengths", "0,1")
     assert done.exit_code == 0, done.output
+    told = [line.strip() for line in done.output.splitlines() if line.startswith("  test ")]
+    assert sum(line.endswith("; taken back from the aligned model") for line in told) == 1
+    assert sum(line.endswith("; 0 times the way") for line in told) == 1
     summary = json.loads((run / "summary.json").read_text())
     nothing, whole = summary["dose"]
     assert nothing["strength"] == 0

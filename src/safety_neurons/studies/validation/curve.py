@@ -46,6 +46,13 @@ class Target:
         return cls(ranking, share, units, controls=controls, asked=asked)
 
     @property
+    def otherwise(self) -> str:
+        """How it differs from the usual patch, of all the way into the unaligned model."""
+        back = "; taken back from the aligned model" if self.recipient is Side.ALIGNED else ""
+        part = "" if self.strength == 1 else f"; {self.strength:g} times the way"
+        return back + part
+
+    @property
     def settings(self) -> list[Setting]:
         """The set itself first, then its controls."""
         sets = (self.units, *self.controls)
@@ -72,8 +79,8 @@ def measure(
         prompts, [setting for target in targets for setting in target.settings], label
     )
     points = [_point(evaluator, prompts, target, split, label, seed) for target in targets]
-    for point in points:
-        evaluator.progress.note(f"  {point}")
+    for target, point in zip(targets, points, strict=True):
+        evaluator.progress.note(f"  {point}{target.otherwise}")
     return points
 
 
