@@ -155,9 +155,10 @@ def _at_a_glance(
         "| pair | prompts | "
         + " | ".join(figures.share(share) for share in _GLANCE)
         + f" | highest random at {figures.share(_GLANCE[1])} | N90 | necessity | "
-        "harmless refused (aligned) | answers that repeat (aligned) |"
+        "harmless refused (aligned) | repetition (aligned) | chosen set, if refusals that repeat "
+        "themselves do not count |"
     )
-    yield "| --- |" + " --- |" * (len(_GLANCE) + 6)
+    yield "| --- |" + " --- |" * (len(_GLANCE) + 7)
     for prompts, of in (("test", summaries), *parts.items()):
         for name, summary in of.items():
             curve = {point.share: point for point in summary.curve_of(PRIMARY, "test")}
@@ -172,6 +173,7 @@ def _at_a_glance(
                 f"{percent(summary.harmless['patched'].refusal_rate.value)} "
                 f"({percent(summary.aligned.over_refusal_rate)})",
                 f"{_repetition(summary, 'patched')} ({_repetition(summary, 'aligned')})",
+                _without_loops(summary),
             ]
             yield f"| {' | '.join(cells)} |"
     yield ""
@@ -179,6 +181,16 @@ def _at_a_glance(
 
 def _effect(point: CurvePoint | None) -> str:
     return "–" if point is None else figures.bounded(point.causal_effect, point.interval)
+
+
+def _without_loops(summary: Summary) -> str:
+    """The chosen set's effect with refusals that repeat themselves counted as none."""
+    ways = summary.judging.otherwise if summary.judging else []
+    found = next((way for way in ways if way.counting == "looping"), None)
+    if found is None:  # such refusals are none, or nothing was counted otherwise
+        return "–"
+    effect = figures.bounded(found.causal_effect, found.interval)
+    return f"{effect}, of {figures.share(summary.chosen.share)}"
 
 
 def _repetition(summary: Summary, setting: str) -> str:

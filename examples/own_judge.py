@@ -35,7 +35,7 @@ class Openings:
 JUDGES.register("openings", Openings())
 
 
-def main(run: RunFolder, pair: ModelPair, *, limit: int = 16) -> Summary:
+def main(run: RunFolder, pair: ModelPair, *, limit: int = 32) -> Summary:
     """Validate a run with it: kept answers are used again, and only judged anew."""
     options = ValidateOptions(shares=(0.02,), decoding=Decoding(20))
     tested = TestPrompts.builtin().limited(limit)

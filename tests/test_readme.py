@@ -42,6 +42,16 @@ def test_the_claim(lora):
     assert len(point.controls) == 3
 
 
+def test_how_many_refusals_repeat_themselves(lora):
+    (looping,) = (way for way in lora.judging.otherwise if way.counting == "looping")
+    refusals = round(lora.claim.refusal_rate * lora.claim.n)
+    assert (
+        f"{looping.answers} of the {refusals} refusals above then say the same again and again. "
+        f"Counted as none, they leave an effect of {percent(looping.causal_effect)} "
+        f"({bounds(looping.interval)})"
+    ) in README
+
+
 def test_how_many_neurons_each_ranking_takes():
     pairs = json.loads((ROOT / "docs/evidence/summary.json").read_text())["pairs"]
     taken = {

@@ -142,7 +142,7 @@ class RubricJudge:
             from openai import OpenAI
         except ImportError as error:
             raise UserError(
-                "A judge over an endpoint needs the openai client; install safety-neurons[openai]."
+                "A judge over an endpoint needs the openai client; pip install openai."
             ) from error
 
         return OpenAI(

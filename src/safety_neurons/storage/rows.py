@@ -190,7 +190,7 @@ def _hub_rows(name: str) -> list[Row]:
         from datasets import load_dataset
     except ImportError as error:
         raise UserError(
-            "Hub data sets need the 'datasets' package; install safety-neurons[hub-data]."
+            "Hub data sets need the 'datasets' package; pip install datasets."
         ) from error
     owner_and_name, _, split = name.partition(":")
     split = split or "train"

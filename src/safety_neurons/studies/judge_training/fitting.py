@@ -151,9 +151,7 @@ def _regression(matrix: csr_matrix, yes: np.ndarray, weights: np.ndarray) -> Any
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
-        raise UserError(
-            "Training a judge needs scikit-learn; install safety-neurons[train-judge]."
-        ) from error
+        raise UserError("Training a judge needs scikit-learn; pip install scikit-learn.") from error
 
     if len(np.unique(yes)) < 2:
         raise UserError("Training a judge needs rows of every label; give more answers.")
