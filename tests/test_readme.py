@@ -46,10 +46,12 @@ def test_how_many_refusals_repeat_themselves(lora):
     (looping,) = (way for way in lora.judging.otherwise if way.counting == "looping")
     refusals = round(lora.claim.refusal_rate * lora.claim.n)
     assert (
-        f"{looping.answers} of the {refusals} refusals above then say the same again and again. "
-        f"Counted as none, they leave an effect of {percent(looping.causal_effect)} "
-        f"({bounds(looping.interval)})"
+        f"{looping.answers} of the {refusals} refusals then repeat themselves (of the two models' "
+        f"own none), and without those {percent(looping.causal_effect)} of the gap is closed "
+        f"({bounds(looping.interval)})."
     ) in README
+    # Whole numbers of answers that have this ratio: of the two models' own none was left out.
+    assert looping.causal_effect * (96 - 24) == pytest.approx(refusals - looping.answers - 24)
 
 
 def test_how_many_neurons_each_ranking_takes():
