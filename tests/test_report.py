@@ -460,19 +460,24 @@ def test_charts_and_figures_stand_as_files_beside_the_page(tmp_path):
 
 
 def test_patched_answers_that_loop_weaken_the_claim():
-    def told(patched: float) -> list[str]:
+    def told(patched: float, **checks: Any) -> list[str]:
         shares = {"unaligned": 0.1, "aligned": 0.02, "patched": patched}
         rows = {
             name: {"repetition": share, "entropy": 4.0, "perplexity": 3.0}
             for name, share in shares.items()
         }
-        found = conclusion(record({**summary(), "coherence": rows}), "neurons")
+        figures = {**summary(), "coherence": rows, "judging": checks}
+        found = conclusion(record(figures), "neurons")
         return [plain(caveat) for caveat in found.caveats if "repeat themselves" in caveat]
 
     assert told(0.29) == []
     (caveat,) = told(0.31)
     assert "31 % of their runs" in caveat
     assert "2 % of the aligned model's" in caveat
+    assert "do not count" not in caveat
+    assert told(0.29, otherwise=[counted("looping", 0.86)]) == []  # within the claim's interval
+    (caveat,) = told(0.29, otherwise=[counted("looping", 0.2)])
+    assert caveat.endswith("If such refusals do not count, the effect is 20 % (20 to 20 %).")
 
 
 def test_what_necessity_and_stability_say_against_the_claim_stands_in_the_conclusion():

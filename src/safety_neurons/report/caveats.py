@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import StrEnum
 
+from safety_neurons.figures import bounded
 from safety_neurons.report.words import count, percent, plural
 from safety_neurons.runs.stability import StabilityCard
 from safety_neurons.runs.stability import Verdict as StabilityVerdict
@@ -115,10 +116,23 @@ def _repetition_caveat(summary: Summary) -> Iterator[str]:
     if any(value is None for value in repeated):
         return
     patched, *own = (value or 0.0 for value in repeated)
-    if patched < max(own) + MORE_REPETITION:
+    without = _effect_without_loops(summary)
+    if patched < max(own) + MORE_REPETITION and without is None:
         return
     yield (
         f"Patched answers repeat themselves ({percent(patched)} of their runs of three tokens "
         f"stood in them before; {percent(own[1])} of the aligned model's): the set carries the "
         "refusal, and not the rest of the aligned model's answer."
+        + (f" If such refusals do not count, the effect is {without}." if without else "")
     )
+
+
+def _effect_without_loops(summary: Summary) -> str | None:
+    """The effect with refusals that repeat themselves counted as none, where it is lower."""
+    claim, checks = summary.claim, summary.judging
+    if claim is None or claim.ci_low is None or checks is None:
+        return None
+    found = next((way for way in checks.otherwise if way.counting == "looping"), None)
+    if found is None or found.causal_effect is None or found.causal_effect >= claim.ci_low:
+        return None
+    return bounded(found.causal_effect, found.interval)
