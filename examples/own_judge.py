@@ -36,7 +36,7 @@ JUDGES.register("openings", Openings())
 
 
 def main(run: RunFolder, pair: ModelPair, *, limit: int = 32) -> Summary:
-    """Validate a run with it: kept answers are used again, and only judged anew."""
+    """Validate a run with it: kept answers are used again and judged anew (not perplexities)."""
     options = ValidateOptions(shares=(0.02,), decoding=Decoding(20))
     tested = TestPrompts.builtin().limited(limit)
     summary = validate(run, pair, tested, options, judge="openings")
