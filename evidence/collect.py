@@ -185,8 +185,7 @@ def _effect(point: CurvePoint | None) -> str:
 
 def _without_loops(summary: Summary) -> str:
     """The chosen set's effect with refusals that repeat themselves counted as none."""
-    ways = summary.judging.otherwise if summary.judging else []
-    found = next((way for way in ways if way.counting == "looping"), None)
+    found = summary.judging.counted("looping") if summary.judging else None
     if found is None:  # such refusals are none, or nothing was counted otherwise
         return "–"
     effect = figures.bounded(found.causal_effect, found.interval)

@@ -16,9 +16,14 @@ README = " ".join((ROOT / "README.md").read_text().split())
 
 
 @pytest.fixture(scope="module")
-def lora() -> Summary:
-    pairs = json.loads((ROOT / "docs/evidence/summary.json").read_text())["pairs"]
-    return Summary.model_validate(pairs["lora"])
+def pairs() -> dict[str, Summary]:
+    content = json.loads((ROOT / "docs/evidence/summary.json").read_text())
+    return {name: Summary.model_validate(pair) for name, pair in content["pairs"].items()}
+
+
+@pytest.fixture(scope="module")
+def lora(pairs) -> Summary:
+    return pairs["lora"]
 
 
 def test_the_claim(lora):
@@ -43,21 +48,22 @@ def test_the_claim(lora):
 
 
 def test_how_many_refusals_repeat_themselves(lora):
-    (looping,) = (way for way in lora.judging.otherwise if way.counting == "looping")
-    refusals = round(lora.claim.refusal_rate * lora.claim.n)
+    looping = lora.judging.counted("looping")
+    of = (lora.unaligned.refusal_rate, lora.claim.refusal_rate, lora.aligned.refusal_rate)
+    unaligned, refusals, aligned = (round(rate * lora.claim.n) for rate in of)
     assert (
         f"{looping.answers} of the {refusals} refusals then repeat themselves (of the two models' "
         f"own none), and without those {percent(looping.causal_effect)} of the gap is closed "
         f"({bounds(looping.interval)})."
     ) in README
     # Whole numbers of answers that have this ratio: of the two models' own none was left out.
-    assert looping.causal_effect * (96 - 24) == pytest.approx(refusals - looping.answers - 24)
+    without = refusals - looping.answers
+    assert looping.causal_effect == pytest.approx((without - unaligned) / (aligned - unaligned))
 
 
-def test_how_many_neurons_each_ranking_takes():
-    pairs = json.loads((ROOT / "docs/evidence/summary.json").read_text())["pairs"]
+def test_how_many_neurons_each_ranking_takes(pairs):
     taken = {
-        name: [Summary.model_validate(pair).n90[name] for pair in pairs.values()]
+        name: [pair.n90[name] for pair in pairs.values()]
         for name in ("path-attribution", "change-score")
     }
     assert max(taken["path-attribution"]) == 0.005

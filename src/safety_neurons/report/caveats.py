@@ -132,7 +132,7 @@ def _effect_without_loops(summary: Summary) -> str | None:
     claim, checks = summary.claim, summary.judging
     if claim is None or claim.ci_low is None or checks is None:
         return None
-    found = next((way for way in checks.otherwise if way.counting == "looping"), None)
+    found = checks.counted("looping")
     if found is None or found.causal_effect is None or found.causal_effect >= claim.ci_low:
         return None
     return bounded(found.causal_effect, found.interval)

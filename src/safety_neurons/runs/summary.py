@@ -317,6 +317,10 @@ class JudgeChecks(Record):
     others: list[OtherJudge] = Field(default_factory=list)
     harm: list[HarmEffect] = Field(default_factory=list)
 
+    def counted(self, counting: str) -> Counted | None:
+        """The effect with that way of counting; None where it moves no answer."""
+        return next((way for way in self.otherwise if way.counting == counting), None)
+
 
 @dataclass(frozen=True)
 class Threshold:
